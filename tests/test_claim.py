@@ -367,4 +367,4 @@ def test_a_quick_claim_is_the_same_comparison_on_a_small_problem() -> None:
     assert (quick.arms, quick.rules, quick.data) == (what.arms, what.rules, "")
     assert isinstance(quick.task, Known)
     assert quick.task.small
-    assert quick.engine == Engine(epochs=2, batch_size=7)
+    assert quick.engine == Engine(epochs=2, batch_size=7, evaluate_every=0)

@@ -17,15 +17,18 @@ from processes import in_two_processes
 from stillroom import catalogue
 from stillroom.catalogue import Entry
 from stillroom.engine import Engine, Watcher
-from stillroom.method import Method, Update
+from stillroom.fitter import Fitter
+from stillroom.method import Method, Result, Update
 from stillroom.options import field_docs
 from stillroom.task import Task
 from stillroom.teaching import teach
 from toys import apart, same, weights_of
 
 ENTRIES = catalogue.entries()
-TRAINED = [e for e in ENTRIES if e.load().run is Method.run]
-"""Those that the Engine trains; the others override `run`."""
+TRAINED = [e for e in ENTRIES if e.load().trained]
+"""Those that the Engine trains, in one fit or in stages."""
+
+Tensors = dict[str, torch.Tensor]
 
 every = pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
 trained = pytest.mark.parametrize("entry", TRAINED, ids=lambda e: e.name)
@@ -35,23 +38,44 @@ trained = pytest.mark.parametrize("entry", TRAINED, ids=lambda e: e.name)
 def problem(name: str) -> tuple[Task, Engine]:
     """The method's own task and engine, tiny, the teacher taught."""
     kind = catalogue.find(name).load()
-    task, engine = kind.default_task().quick(), replace(kind.default_engine(), epochs=2, evaluate_every=0)
+    task, engine = kind.default_task().quick(), kind.default_engine().quick()
     if kind.uses_teacher:
         teach(task, engine, None, Watcher)
     return task, engine
 
 
-def fit(entry: Entry, method: Method | None = None, folder: Path | None = None, **changes: Any) -> Method:
-    task, engine = problem(entry.name)
-    watcher = changes.pop("watcher", None)
-    seed = changes.pop("seed", 0)
-    method = method or entry.load()()
-    replace(engine, **changes).fit(method, task, seed, folder, watcher)
-    return method
+class Recorder(Fitter):
+    """A Fitter that keeps the methods that it trains, stages of another or the method itself."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fitted: list[Method] = []
+
+    def __call__(self, method: Method, stage: str = "", **changes: Any) -> Result:
+        self.fitted.append(method)
+        return super().__call__(method, stage, **changes)
 
 
-def state(method: Method) -> dict[str, torch.Tensor]:
-    return {f"{n}.{k}": v for n, m in method.players().items() for k, v in weights_of(m).items()}
+def fit(
+    entry: Entry,
+    task: Task | None = None,
+    folder: Path | None = None,
+    watcher: Watcher | None = None,
+    recorder: type[Recorder] = Recorder,
+    seed: int = 0,
+    **changes: Any,
+) -> tuple[Recorder, Tensors]:
+    """Run the method; what trained it, and all that was trained: the product and the players of its last fit."""
+    usual, engine = problem(entry.name)
+    task, engine = task or usual, replace(engine, **changes)
+    fitter = recorder(engine, task, seed, folder, lambda arm: watcher or Watcher())
+    product = entry.load()().quick().run(task, fitter).product
+    modules = {"product": product, **fitter.fitted[-1].players()}
+    return fitter, {f"{n}.{k}": v for n, m in modules.items() for k, v in weights_of(m).items()}
+
+
+def state(entry: Entry, **options: Any) -> Tensors:
+    return fit(entry, **options)[1]
 
 
 # -- what it says of itself ---------------------------------------------------------------------------------------
@@ -97,46 +121,50 @@ def test_every_working_system_has_a_claim() -> None:
 # -- what it does -------------------------------------------------------------------------------------------------
 
 
+class Watched(Recorder):
+    """Sees that every update is finite and moves the player that it names, and no other."""
+
+    def __call__(self, method: Method, stage: str = "", **changes: Any) -> Result:
+        own = method.updates
+
+        def watched(batch: Any) -> Any:
+            flow, answer = own(batch), None
+            while True:
+                try:
+                    ask = flow.send(answer)
+                except StopIteration:
+                    return
+                before = {n: weights_of(m) for n, m in method.players().items()}
+                answer = yield ask
+                if isinstance(ask, Update):
+                    assert torch.isfinite(ask.loss)
+                    for name, module in method.players().items():
+                        moved = not same(before[name], weights_of(module))
+                        assert moved == (name == ask.player), f"{ask.player} was stepped, {name} moved: {moved}"
+
+        method.updates = watched  # type: ignore[method-assign]
+        return super().__call__(method, stage, **changes)
+
+
 @trained
 def test_one_update_is_finite_and_reaches_the_stepped_player_alone(entry: Entry) -> None:
-    method = entry.load()()
-    before: dict[str, Any] = {}
-    own = method.updates
-
-    def watched(batch: Any) -> Any:
-        flow, answer = own(batch), None
-        while True:
-            try:
-                ask = flow.send(answer)
-            except StopIteration:
-                return
-            before.update({n: weights_of(m) for n, m in method.players().items()})
-            answer = yield ask
-            if isinstance(ask, Update):
-                assert torch.isfinite(ask.loss)
-                for name, module in method.players().items():
-                    moved = not same(before[name], weights_of(module))
-                    assert moved == (name == ask.player), f"{ask.player} was stepped, {name} moved: {moved}"
-
-    method.updates = watched  # type: ignore[method-assign]
-    fit(entry, method, epochs=1)
-    assert before
+    fitter, _ = fit(entry, recorder=Watched)
+    assert fitter.fitted
 
 
 @trained
-def test_the_teacher_is_frozen_and_no_part_of_what_is_saved(entry: Entry) -> None:
+def test_the_teacher_is_frozen_and_no_part_of_what_is_trained(entry: Entry) -> None:
     if not entry.load().uses_teacher:
         pytest.skip("has no teacher")
     task, _ = problem(entry.name)
-    teacher = task.make_teacher()
-    before = weights_of(teacher.module)
-    method = fit(entry)
+    module = task.make_teacher().module
+    before = weights_of(module)
+    fitter, _ = fit(entry)
     assert same(before, weights_of(task.make_teacher().module))
-    module = method.teacher.module
     assert not module.training
     assert not any(p.requires_grad for p in module.parameters())
-    owned = {id(p) for m in method.players().values() for p in m.parameters()}
-    assert not owned & {id(p) for p in module.parameters()}
+    players = [m for method in fitter.fitted for m in method.players().values()]
+    assert not {id(p) for m in players for p in m.parameters()} & {id(p) for p in module.parameters()}
 
 
 @trained
@@ -144,47 +172,51 @@ def test_another_teacher_makes_another_student(entry: Entry) -> None:
     if not entry.load().uses_teacher:
         pytest.skip("has no teacher")
     task, engine = problem(entry.name)
-    other = task.but()
-    other.teach(task.teacher_job(engine).task.make_student(12345))
-    a, b = entry.load()(), entry.load()()
-    engine.fit(a, task, 0)
-    engine.fit(b, other, 0)
-    assert not same(state(a), state(b))
+    other, job = task.but(), task.teacher_job(engine)
+    job.method.bind(job.task, 12345)
+    other.teach(job.method.product())
+    assert not same(state(entry), state(entry, task=other))
 
 
 @trained
 def test_same_seed_same_bits_other_seed_other_bits(entry: Entry) -> None:
-    first = state(fit(entry))
-    assert same(first, state(fit(entry)))
-    assert not same(first, state(fit(entry, seed=1)))
+    first = state(entry)
+    assert same(first, state(entry))
+    assert not same(first, state(entry, seed=1))
 
 
 class Crash(Watcher):
+    """Dies after the third step, of whichever stage it is."""
+
+    steps = 0
+
     def stepped(self, step: int, row: Any) -> None:
-        if step == 3:
+        self.steps += 1
+        if self.steps == 3:
             raise ConnectionAbortedError
 
 
 @trained
 def test_killed_and_resumed_same_bits(entry: Entry, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
-    first = state(fit(entry, folder=whole, checkpoint_every=2))
+    first = state(entry, folder=whole, checkpoint_every=1)
     with pytest.raises(ConnectionAbortedError):
-        fit(entry, folder=tmp_path / "broken", checkpoint_every=2, watcher=Crash())
-    assert same(first, state(fit(entry, folder=tmp_path / "broken", checkpoint_every=2)))
-    rows = [(folder / "metrics.jsonl").read_bytes() for folder in (whole, tmp_path / "broken")]
-    assert rows[0] == rows[1]
+        state(entry, folder=tmp_path / "broken", checkpoint_every=1, watcher=Crash())
+    assert same(first, state(entry, folder=tmp_path / "broken", checkpoint_every=1))
+    rows = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("metrics.jsonl")}
+    assert rows
+    assert all((tmp_path / "broken" / path).read_bytes() == bytes_ for path, bytes_ in rows.items())
 
 
 @trained
 @pytest.mark.parametrize("parts", [2, 3])
 def test_accumulation_changes_nothing(entry: Entry, parts: int) -> None:
-    assert apart(state(fit(entry)), state(fit(entry, accumulate=parts))) < 1e-5
+    assert apart(state(entry), state(entry, accumulate=parts)) < 1e-5
 
 
 @trained
 def test_bfloat16_is_near_float32(entry: Entry) -> None:
-    full, low = state(fit(entry)), state(fit(entry, precision="bfloat16"))
+    full, low = state(entry), state(entry, precision="bfloat16")
     assert all(torch.isfinite(w).all() for w in low.values() if w.is_floating_point())
     assert apart(full, low) < 0.1 * max(w.abs().max().item() for w in full.values())
 
@@ -202,4 +234,4 @@ def two_processes(
 
 @trained
 def test_two_processes_do_what_one_does(entry: Entry, two_processes: dict[str, Any]) -> None:
-    assert apart(state(fit(entry, epochs=1)), two_processes[entry.name]) < 1e-5
+    assert apart(state(entry), two_processes[entry.name]) < 1e-5

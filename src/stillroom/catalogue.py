@@ -18,16 +18,27 @@ from stillroom.errors import UserError
 if TYPE_CHECKING:
     from stillroom.method import Method
 
-BASELINES = Card(
-    slug="baselines",
-    title="Baselines",
-    paper="Distilling the Knowledge in a Neural Network; Decoupled Knowledge Distillation",
-    source="Hinton et al., 2015, arXiv:1503.02531; Zhao et al., CVPR 2022, arXiv:2203.08679",
-    family="predictors",
-    gist="Training without a teacher, and the two distillation losses that every other system is held against.",
-    methods=("plain", "kd", "dkd"),
+BASELINES = (
+    Card(
+        slug="baselines",
+        title="Baselines",
+        paper="Distilling the Knowledge in a Neural Network; Decoupled Knowledge Distillation",
+        source="Hinton et al., 2015, arXiv:1503.02531; Zhao et al., CVPR 2022, arXiv:2203.08679",
+        family="predictors",
+        gist="Training without a teacher, and the two distillation losses that every other system is held against.",
+        methods=("plain", "kd", "dkd"),
+    ),
+    Card(
+        slug="undistilled",
+        title="Undistilled generators",
+        paper="Elucidating the Design Space of Diffusion-Based Generative Models; Flow Matching",
+        source="Karras et al., NeurIPS 2022, arXiv:2206.00364; Lipman et al., ICLR 2023, arXiv:2210.02747",
+        family="generators",
+        gist="A diffusion or flow model trained on data, and a teacher asked to sample in too few steps.",
+        methods=("diffusion", "few-steps"),
+    ),
 )
-"""Not one of the seventy-six: what they are compared with."""
+"""Not of the seventy-six: what they are compared with, a card a family."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Entry:
 
 def cards() -> tuple[Card, ...]:
     """All cards, the baselines first."""
-    return (BASELINES, *CARDS)
+    return (*BASELINES, *CARDS)
 
 
 def module_of(card: Card) -> str:
@@ -67,7 +78,7 @@ def names(card: Card) -> tuple[str, ...]:
 
 
 def methods_of(card: Card) -> list[type[Method]]:
-    """The Method classes that a working system's module defines, in their order there."""
+    """The Method classes that a working system's module defines, in their order there; not those of its stages."""
     from stillroom.method import Method
 
     module = importlib.import_module(module_of(card))
@@ -78,6 +89,7 @@ def methods_of(card: Card) -> list[type[Method]]:
         and issubclass(value, Method)
         and f"{value.__module__}.".startswith(f"{module.__name__}.")
         and "name" in vars(value)
+        and value.listed
     ]
 
 

@@ -77,7 +77,8 @@ class Claim:
 
     def quick(self) -> Claim:
         """The same comparison on a problem of seconds: shows that it runs, proves nothing."""
-        return replace(self, task=self.task.quick(), engine=replace(self.engine, epochs=2), data="")
+        arms = {arm: method.quick() for arm, method in self.arms.items()}
+        return replace(self, task=self.task.quick(), engine=self.engine.quick(), arms=arms, data="")
 
 
 # -- measuring ------------------------------------------------------------------------------------------------
@@ -111,6 +112,7 @@ class Grid:
 
 def _measure(method: Method, task: Task, engine: Engine, seed: int) -> Cell:
     from stillroom.engine import Watcher
+    from stillroom.fitter import Fitter
     from stillroom.runtime import Runtime
     from stillroom.teaching import teach
 
@@ -120,7 +122,7 @@ def _measure(method: Method, task: Task, engine: Engine, seed: int) -> Cell:
     if method.uses_teacher:
         teach(task, engine, None, Watcher)
     engine = replace(engine, evaluate_every=0)
-    result = method.run(task, lambda some: engine.fit(some, task, seed))
+    result = method.run(task, Fitter(engine, task, seed))
     test = task.score(result.product, "test", Runtime(engine.precision))
     scalars = {key: value for key, value in test.items() if isinstance(value, (int, float))}
     return {"score": test[task.metric], "test": scalars, "seconds": result.seconds}

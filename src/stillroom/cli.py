@@ -147,6 +147,8 @@ def _print_cards(rows: list[dict[str, Any]]) -> None:
 
     from rich.console import Console
 
+    from stillroom import catalogue
+
     indent = 4 + max(len(row["slug"]) for row in rows) + len("planned ")
     room = max(30, shutil.get_terminal_size().columns - indent)
     lines, family = [], None
@@ -159,7 +161,8 @@ def _print_cards(rows: list[dict[str, Any]]) -> None:
         mark = "[green]works[/green]  " if row["status"] == "works" else "[dim]planned[/dim]"
         lines.append(f"  {row['slug']:<{indent - 11}} {mark} {gist[0]}")
         lines += [" " * indent + more for more in gist[1:]]
-    systems = [row for row in rows if row["slug"] != "baselines"]
+    no_systems = {card.slug for card in catalogue.BASELINES}
+    systems = [row for row in rows if row["slug"] not in no_systems]
     done = sum(row["status"] == "works" for row in systems)
     lines.append(f"\n{done} of {len(systems)} systems work. `stillroom show NAME` tells more.")
     Console(highlight=False, soft_wrap=True).print("\n".join(lines))

@@ -18,13 +18,14 @@ from stillroom.console import comparison_tables, console, result_table, watcher
 from stillroom.engine import Engine
 from stillroom.errors import Interrupted, UserError
 from stillroom.evidence import check_writable, read_evidence, record
+from stillroom.fitter import unwatched
 from stillroom.method import Method
 from stillroom.options import describe
 from stillroom.parsing import leading, parse
 from stillroom.reports.run_page import write_run_page
 from stillroom.run import Run
 from stillroom.runtime import Runtime
-from stillroom.workflow import Job, execute, free_folder, unwatched
+from stillroom.workflow import Job, execute, free_folder
 
 
 def _first(args: list[str], usage: str) -> tuple[str, list[str]]:

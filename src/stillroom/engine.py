@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +52,8 @@ class Engine:
 
     epochs: int = 100
     """Passes over the training data, >= 1."""
+    steps: int = 0
+    """Steps of the whole run, over all stages of a method that has several; 0 goes by `epochs`."""
     batch_size: int = 50
     """Samples a step, over all micro-batches and processes, >= 1."""
     accumulate: int = 1
@@ -79,10 +81,14 @@ class Engine:
         """Raise UserError for an option out of its range."""
         for name in ("epochs", "batch_size", "accumulate", "log_every", "keep_checkpoints"):
             require(f"--engine.{name.replace('_', '-')}", getattr(self, name), 1)
-        for name in ("evaluate_every", "checkpoint_every"):
+        for name in ("steps", "evaluate_every", "checkpoint_every"):
             require(f"--engine.{name.replace('_', '-')}", getattr(self, name), 0)
         require("--engine.checkpoint-seconds", self.checkpoint_seconds, 0, ends="(]")
         self.recipe.check()
+
+    def quick(self) -> Engine:
+        """A copy that trains for a moment, for tests and trials."""
+        return replace(self, epochs=2, steps=min(self.steps, 8), evaluate_every=0)
 
     def fit(
         self,
@@ -109,8 +115,8 @@ class _Fit:
     ) -> None:
         self.engine, self.method, self.task, self.seed = engine, method, task, seed
         self.runtime = runtime = Runtime(engine.precision)
-        source = task.train()
-        self.plan = Plan(len(source), engine.batch_size, engine.epochs, seed)
+        source = method.source(task)
+        self.plan = Plan(len(source), engine.batch_size, engine.epochs, seed, engine.steps)
         self.feeder = Feeder(self.plan, source, runtime.rank, runtime.size, engine.accumulate, runtime.device)
         self.weighted = engine.accumulate > 1 or runtime.size > 1
         self.folder, self.watcher = folder, watcher

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from stillroom.errors import UserError
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from stillroom.claim import Claim
+    from stillroom.data.source import Source
     from stillroom.engine import Engine
     from stillroom.optim import Recipe
     from stillroom.task import Task
@@ -148,7 +149,27 @@ class Result:
     extra: dict[str, float] = field(default_factory=dict)
 
 
-Fit = Callable[["Method"], Result]
+class Fit(Protocol):
+    """What trains a method, or one stage of it, for `Method.run`; see `stillroom.fitter.Fitter`."""
+
+    @property
+    def engine(self) -> Engine:
+        """The options of training; `steps` are those of all stages together."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that all fits took so far, over all sessions of a resumed run."""
+        ...
+
+    def __call__(self, method: Method, stage: str = "", **changes: Any) -> Result:
+        """Train `method` and return its product; stages have names, and may change options of the Engine."""
+        ...
 
 
 @dataclass(eq=False)
@@ -161,6 +182,10 @@ class Method:
     """False: not in the catalogue (a user's own method, a test's)."""
     uses_teacher: ClassVar[bool] = True
     """False: the method asks the task for no teacher, and none is trained for it."""
+    trained: ClassVar[bool] = True
+    """False: the Engine trains nothing, `run` does the whole job."""
+    role: ClassVar[str] = "the same student trained without it"
+    """What a product of this method is called where another method is held against it."""
 
     def check(self) -> None:
         """Raise UserError for a hyper-parameter out of its range; here, for one that is not finite."""
@@ -183,6 +208,10 @@ class Method:
         """The networks that are trained, by name. A network that is only read does not belong here."""
         return {"student": self.student}
 
+    def source(self, task: Task) -> Source:
+        """What the Engine trains on: the task's training data, unless a method makes its own out of them."""
+        return task.train()
+
     def recipes(self, default: Recipe) -> dict[str, Recipe]:
         """How each player is trained where it is not by the Engine's own recipe."""
         return {}
@@ -202,12 +231,24 @@ class Method:
         """What is kept when the run is over."""
         return self.student
 
+    def figures(self) -> list[dict[str, str]]:
+        """Pictures for the page of a run that this method has just done: title, caption and svg of each."""
+        return []
+
     def unbind(self) -> None:
         """Let go of what `bind` hung on networks that live on (hooks)."""
 
     def run(self, task: Task, fit: Fit) -> Result:
-        """Do the whole job. Methods that are not trained by the Engine override this and leave `fit` alone."""
+        """Do the whole job: one fit here, several in stages, or none where the Engine is left out."""
         return fit(self)
+
+    def baseline(self, task: Task) -> Method | None:
+        """What one would have without this method: the arm that is always run beside it."""
+        return task.baseline()
+
+    def quick(self) -> Self:
+        """A copy whose own work (stages, samples that it makes) takes a moment, for tests and trials."""
+        return self
 
     @classmethod
     def default_task(cls) -> Task:

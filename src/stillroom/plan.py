@@ -23,6 +23,8 @@ class Plan:
     size: int
     epochs: int
     seed: int
+    limit: int = 0
+    """Steps of the whole run; 0: as many as `epochs` make."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -32,11 +34,11 @@ class Plan:
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return self.steps_per_epoch * self.epochs
+        return self.limit or self.steps_per_epoch * self.epochs
 
     def clock(self, step: int) -> Clock:
         """What a method is told of the time."""
-        return Clock(step, self.steps, step // self.steps_per_epoch, self.epochs)
+        return Clock(step, self.steps, step // self.steps_per_epoch, -(-self.steps // self.steps_per_epoch))
 
     def order(self, epoch: int) -> torch.Tensor:
         """The ids of all samples [samples] in the order of that epoch."""

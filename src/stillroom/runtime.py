@@ -146,6 +146,19 @@ class Runtime:
         y = self.gather_rows(torch.cat([label.to(self.device) for label in labels])) if known else None
         return self.gather_rows(torch.cat(outputs)), y
 
+    def apply(self, module: nn.Module, *inputs: Tensor | None, size: int = 500) -> Tensor:
+        """Outputs of `module` in eval mode for rows of `inputs` [n, ...] (None stays None), off the device.
+
+        Each process does a contiguous share. The mode of the module is put back.
+        """
+        rows = next(len(x) for x in inputs if x is not None)
+        outputs = []
+        with quietly(module), self.autocast():
+            for ids in torch.arange(rows).tensor_split(self.size)[self.rank].split(size):
+                part = slice(int(ids[0]), int(ids[-1]) + 1)
+                outputs.append(module(*(x if x is None else x[part].to(self.device) for x in inputs)).float())
+        return self.gather_rows(torch.cat(outputs))
+
 
 def backward(update: Update, parameters: list[nn.Parameter] | None, weight: float) -> None:
     """Gradients of weight x loss with respect to `parameters` only: the rest of the graph is not charged.

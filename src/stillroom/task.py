@@ -41,6 +41,8 @@ class Task:
     metric: ClassVar[str]
     """The number that decides, a key of what `score` returns."""
     higher_is_better: ClassVar[bool] = True
+    per_sample_words: ClassVar[str] = "test samples"
+    """What the entries of a score's `per_sample` are."""
 
     def __post_init__(self) -> None:
         self.given: dict[str, Any] = {}
@@ -86,6 +88,10 @@ class Task:
     def cost(self, product: Any) -> dict[str, float]:
         """What using `product` costs: parameters, multiply-adds, seconds, bytes."""
         return {}
+
+    def figures(self, products: Mapping[str, Any], runtime: Runtime) -> list[dict[str, str]]:
+        """Pictures of the products, by arm, for a run's page: title, caption and svg of each."""
+        return []
 
     def summary(self) -> dict[str, Any]:
         """What a run records of the data: name, sizes, how the splits were made, fingerprint."""

@@ -49,21 +49,28 @@ def teach(task: Task, engine: Engine, folder: Path | None, watcher: Callable[[],
     job = task.teacher_job(engine)
     if job is None:
         return Taught(0.0, kept=True)
+    network, taught = train_once(job, folder, watcher)
+    task.teach(network)
+    return taught
+
+
+def train_once(
+    job: TeacherJob, folder: Path | None = None, watcher: Callable[[], Watcher] = Watcher
+) -> tuple[nn.Module, Taught]:
+    """The network that `job` trains: from the cache, or trained now and then kept."""
     place = cache() / "teachers" / digest(_key(job))
     job.method.bind(job.task, job.seed)
     network = job.method.product()
     if (place / "about.json").is_file():
         seconds, weights = _kept(place)
         checkpoint.load_weights(network, weights, place)
-        task.teach(network)
-        return Taught(seconds, kept=True)
+        return network, Taught(seconds, kept=True)
     result = job.engine.fit(job.method, job.task, job.seed, folder, watcher())
     runtime = Runtime()
     if runtime.main:
         _keep(place, job, result.product, result.seconds)
     runtime.barrier()
-    task.teach(result.product)
-    return Taught(result.seconds, kept=False)
+    return result.product, Taught(result.seconds, kept=False)
 
 
 def _key(job: TeacherJob) -> dict[str, object]:

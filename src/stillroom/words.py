@@ -38,6 +38,7 @@ def verdict_words(
     scores: Mapping[str, float],
     interval: tuple[float, float] | None,
     samples: int,
+    role: str = "the same student trained without it",
 ) -> dict[str, Any]:
     """Whether the method `own` did better than the plain arm `other` in one run, with the interval over samples."""
     metric = task.metric
@@ -57,9 +58,9 @@ def verdict_words(
     }[kind]
     spread = ""
     if interval is not None:
-        spread = f" (95 % interval over the {samples} test samples: {span(metric, interval)})"
+        spread = f" (95 % interval over the {samples} {task.per_sample_words}: {span(metric, interval)})"
     text = (
-        f"{opening}: {here} against {amount(metric, scores[other])} for the same student trained without it, "
+        f"{opening}: {here} against {amount(metric, scores[other])} for {role}, "
         f"{change(metric, difference)}{spread}. This is one seed; `stillroom compare` shows the spread over seeds."
     )
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from stillroom import catalogue, checkpoint, facts
 from stillroom.checkpoint import write_json
 from stillroom.config import differences, flag_of, to_plain
-from stillroom.engine import Engine, Watcher
+from stillroom.engine import Engine
 from stillroom.errors import UserError
+from stillroom.fitter import Fitter, Watch, unwatched
 from stillroom.method import Method, Result
 from stillroom.reports.run_page import write_run_page
 from stillroom.run import RESULT, Run
@@ -30,14 +31,6 @@ from stillroom.words import verdict_words
 
 if TYPE_CHECKING:
     from torch import nn
-
-Watch = Callable[[str], Watcher]
-"""Makes the watcher of one fit, by the name of its arm."""
-
-
-def unwatched(arm: str) -> Watcher:
-    """Nobody watches."""
-    return Watcher()
 
 
 @dataclass(frozen=True)
@@ -125,6 +118,8 @@ class _Work:
         self.arms: dict[str, dict[str, Any]] = {}
         self.per_sample: dict[str, list[float] | None] = {}
         self.costs: dict[str, float] = {}
+        self.products: dict[str, Any] = {}
+        self.role = ""
 
     def teacher(self) -> None:
         """Train the teacher, or fetch it, and score it."""
@@ -140,12 +135,13 @@ class _Work:
 
     def baseline(self) -> None:
         """Run the plain arm, unless the method is that arm."""
-        baseline = self.job.task.baseline()
+        baseline = self.job.method.baseline(self.job.task)
         if baseline is None or baseline.name == self.job.method.name:
             return
         folder = f"arms/{baseline.name}"
         result = self._fit(baseline, folder)
         self.costs[f"{baseline.name} student"] = result.seconds
+        self.role = baseline.role
         self._score(baseline.name, "baseline", folder, result)
 
     def distil(self) -> Any:
@@ -158,14 +154,14 @@ class _Work:
         return result.product
 
     def _fit(self, method: Method, folder: str) -> Result:
-        job, path = self.job, self.run.path / folder
+        path = self.run.path / folder
         path.mkdir(parents=True, exist_ok=True)
-        return method.run(
-            job.task, lambda some: job.engine.fit(some, job.task, job.seed, path, self.watch(method.name))
-        )
+        fitter = Fitter(self.job.engine, self.job.task, self.job.seed, path, self.watch)
+        return method.run(self.job.task, fitter)
 
     def _score(self, name: str, role: str, folder: str, result: Result) -> None:
         task = self.job.task
+        self.products[name] = result.product
         test = task.score(result.product, "test", self.runtime)
         self.per_sample[name] = test.pop("per_sample", None)
         self.arms[name] = {
@@ -195,6 +191,7 @@ class _Work:
             "arms": self.arms,
             "costs": self.costs,
             "data": job.task.summary(),
+            "figures": [*job.task.figures(self.products, self.runtime), *job.method.figures()],
             "versions": facts.versions(),
             "machine": facts.machine() | {"processes": self.runtime.size, "device": self.runtime.device.type},
             "command": command,
@@ -210,7 +207,7 @@ class _Work:
         if mine and theirs:
             interval = paired_interval([a - b for a, b in zip(mine, theirs, strict=True)], resamples=2000)
         samples = len(mine or [])
-        return verdict_words(self.job.task, own, other, scores, interval, samples)
+        return verdict_words(self.job.task, own, other, scores, interval, samples, self.role)
 
 
 def _leave(job: Job, run: Run, result: dict[str, Any], product: Any) -> None:
