@@ -19,8 +19,8 @@ from stillroom.data.source import Augment, Source, TensorSource, borrowed_genera
 from stillroom.errors import UserError
 from stillroom.seeds import seed_of
 
-NORMALISE = ("data", "imagenet", "none")
-"""By the training split's own mean and standard deviation, by ImageNet's, or not at all (only to [0, 1])."""
+NORMALISE = ("data", "imagenet", "centred", "none")
+"""By the training split's own mean and deviation, by ImageNet's, to [-1, 1], or not at all (only to [0, 1])."""
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as in torchvision's pretrained weights
 _CHUNK = 512  # images gone through at a time
@@ -136,6 +136,8 @@ def _normalisation(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if kind == "none":
         return (0.0,) * look.channels, (1.0,) * look.channels
+    if kind == "centred":
+        return (0.5,) * look.channels, (0.5,) * look.channels
     if kind == "data":
         return moments(chunks)
     if look.channels != 3:

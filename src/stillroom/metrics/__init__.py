@@ -14,7 +14,16 @@ from stillroom.metrics.classification import (
     reliability,
     top_k,
 )
-from stillroom.metrics.cost import file_size, latency, multiply_adds, parameters
+from stillroom.metrics.cost import file_size, latency, multiply_adds, parameters, seconds_of
+from stillroom.metrics.generation import (
+    frechet,
+    mmd,
+    mode_counts,
+    modes_covered,
+    precision_recall,
+    sliced_wasserstein,
+    wasserstein,
+)
 
 __all__ = [
     "accuracy",
@@ -24,11 +33,19 @@ __all__ = [
     "confusion",
     "expected_calibration_error",
     "file_size",
+    "frechet",
     "latency",
+    "mmd",
+    "mode_counts",
+    "modes_covered",
     "multiply_adds",
     "negative_log_likelihood",
     "parameters",
     "per_class_accuracy",
+    "precision_recall",
     "reliability",
+    "seconds_of",
+    "sliced_wasserstein",
     "top_k",
+    "wasserstein",
 ]

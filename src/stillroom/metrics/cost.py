@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -45,6 +45,17 @@ def latency(module: nn.Module, shape: Sequence[int], batch: int = 1, seconds: fl
             _timed(module, x)
         while len(times) < 5 or sum(times) < seconds:
             times.append(_timed(module, x))
+    return statistics.median(times)
+
+
+def seconds_of(call: Callable[[], object], seconds: float = 0.2) -> float:
+    """Median seconds of `call`, timed for about `seconds` and at least three times, after one that is not."""
+    call()
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 

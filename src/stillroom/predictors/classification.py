@@ -51,8 +51,8 @@ class Classification(Task):
     """Column of the labels; None finds it."""
     image_size: int | None = None
     """Scale all images to this height and width, pixels; None takes them as they are."""
-    normalise: Literal["auto", "data", "imagenet", "none"] = "auto"
-    """Scale inputs by mean and deviation of the training images, of ImageNet, or not; auto: images by their own."""
+    normalise: Literal["auto", "data", "imagenet", "centred", "none"] = "auto"
+    """Scale inputs by mean and deviation of the training images, of ImageNet, to [-1, 1], or not; auto: their own."""
     augment: Augment = "none"
     """Augmentation of the student's images; the same for an image in every run with the same seed."""
     mixup: float = 0.0

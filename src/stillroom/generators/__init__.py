@@ -1,0 +1,1 @@
+"""Diffusion and flow models, and what they are distilled into."""

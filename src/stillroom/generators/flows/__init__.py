@@ -1,0 +1,1 @@
+"""Flow models: couplings, reflow, straight paths."""

@@ -1,0 +1,1 @@
+"""One-step students whose samples match a distribution."""

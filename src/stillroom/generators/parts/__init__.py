@@ -1,0 +1,1 @@
+"""What several papers of this family share: processes, denoisers, solvers, samplers, stores."""

@@ -1,0 +1,91 @@
+"""From names, folders and objects in hand to denoisers that fit the data."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stillroom.config import digest
+from stillroom.errors import UserError, reason
+from stillroom.generators.parts.data import Samples
+from stillroom.generators.parts.denoiser import Clock, Denoiser
+from stillroom.generators.parts.sampler import Sampler
+from stillroom.models.denoisers import build_denoiser_network
+from stillroom.models.denoisers.names import network_config
+
+
+def build_denoiser(
+    name: str, process: str, prediction: str, samples: Samples, classes: int, seed: int
+) -> Denoiser:
+    """An untrained denoiser of the architecture `name` for these samples.
+
+    Prediction 'auto' is EDM's preconditioning on edm, the velocity on flow, and v on variance preserving processes.
+    """
+    if prediction == "auto":
+        prediction = {"edm": "edm", "flow": "velocity"}.get(process, "v")
+    network = build_denoiser_network(name, shape=samples.shape, classes=classes, seed=seed)
+    # diffusers' embeddings of time are made for numbers up to 1000
+    clock: Clock | None = "thousand" if not name.startswith("mlp") and prediction != "edm" else None
+    return Denoiser(
+        network, process, prediction, classes=classes, clock=clock, sigma_data=samples.deviation()
+    )
+
+
+def read_denoiser(folder: Path) -> Denoiser:
+    """The denoiser in the folder of a run, of a run's student, or of a diffusers pipeline."""
+    from stillroom.generators.parts.pipelines import read_pipeline
+    from stillroom.generators.parts.saving import load_sampler
+
+    folder = folder / "student" if (folder / "student").is_dir() else folder
+    if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+        return load_sampler(folder).denoiser
+    return read_pipeline(folder).denoiser
+
+
+def not_a_denoiser(role: str, given: object) -> UserError:
+    """What to say of a network that came without process and prediction."""
+    return UserError(
+        f"{role} {type(given).__name__} says neither process nor prediction: wrap it, Denoiser(network, process=..., "
+        "prediction=...)"
+    )
+
+
+def check_denoiser(role: str, denoiser: Denoiser, samples: Samples, classes: int) -> None:
+    """Raise UserError unless the denoiser takes these samples, and conditions of as many classes."""
+    if denoiser.null is None and denoiser.classes != classes:
+        way = "--task.no-conditional" if classes else "labelled data"
+        raise UserError(
+            f"{role} has {denoiser.classes} classes, data '{samples.name}' {classes}: pass a {role} with {classes}, or "
+            f"{way}"
+        )
+    x, t = torch.zeros(2, *samples.shape), torch.tensor(denoiser.start / 2)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            said: Tensor = denoiser(x, t)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{role} does not take samples of shape {samples.shape} ({reason(error)}): pass --task.image-size, or "
+            "another architecture"
+        ) from None
+    if said.shape != x.shape:
+        raise UserError(
+            f"{role} turns samples of shape {samples.shape} into {tuple(said.shape[1:])}: pass a network that keeps "
+            "their shape"
+        )
+
+
+def endless(denoiser: Denoiser) -> bool:
+    """Whether the noise level at the start is infinite, so that only a grid uniform in t can begin there."""
+    return bool(denoiser.process.ratio(torch.tensor(denoiser.start, dtype=torch.float64)).isinf())
+
+
+def sampler_digest(sampler: Sampler) -> str:
+    """A short name for a sampler's weights and conventions, by which what it sampled is kept."""
+    found = hashlib.sha256()
+    for key, value in sorted(sampler.state_dict().items()):
+        found.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest([found.hexdigest(), str(network_config(sampler.denoiser.network)), str(sampler.config())])

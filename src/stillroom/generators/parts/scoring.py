@@ -1,0 +1,65 @@
+"""How good samples are: the distances of the field, each beside its floor, real data against other real data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stillroom import metrics
+from stillroom.data import Source
+from stillroom.generators.parts.data import Samples
+from stillroom.generators.parts.judge import Judge
+
+FOLDS = 10
+"""Parts of the samples over which a distance is compared between two arms of one run."""
+
+
+def real(source: Source, most: int) -> tuple[Tensor, Tensor | None]:
+    """Up to `most` samples [n, ...] of a source, spread evenly over it, with their labels."""
+    count = min(most, len(source))
+    ids = torch.arange(count) * len(source) // count
+    return source.fetch(ids, view=None)
+
+
+def points_report(samples: Samples, fake: Tensor, truth: Tensor, other: Tensor) -> dict[str, Any]:
+    """Distances of points [n, 2] to `truth` [n, 2], with those of other real points as the floor."""
+    count = min(len(fake), len(other))
+    report: dict[str, Any] = {
+        "sliced_wasserstein": metrics.sliced_wasserstein(truth, fake),
+        "sliced_wasserstein_floor": metrics.sliced_wasserstein(truth, other[:count]),
+        "mmd": metrics.mmd(truth, fake),
+        "mmd_floor": metrics.mmd(truth, other[:count]),
+        **metrics.precision_recall(truth, fake),
+    }
+    if samples.centres is not None:
+        counts = metrics.mode_counts(fake, samples.centres)
+        report["modes_covered"] = metrics.modes_covered(counts)
+        report["modes"] = counts.tolist()
+    return report
+
+
+def image_report(
+    judge: Judge, fake: Tensor, truth: Tensor, other: Tensor, labels: Tensor | None
+) -> dict[str, Any]:
+    """Distances of images [n, C, H, W] in the judge's features, and how often it sees the wanted class."""
+    own, real_ones, others = (judge.features(x) for x in (fake, truth, other))
+    report: dict[str, Any] = {
+        "frechet": metrics.frechet(real_ones, own),
+        "frechet_floor": metrics.frechet(real_ones, others[: len(own)]),
+        "mmd": metrics.mmd(real_ones, own),
+        **metrics.precision_recall(real_ones, own),
+    }
+    seen = judge.classes(own)
+    if labels is not None and seen is not None:
+        report["class_agreement"] = (seen == labels).double().mean().item()
+        report["class_agreement_floor"] = (judge.classes(real_ones) == labels).double().mean().item()
+    return report
+
+
+def folds(fake: Tensor, truth: Tensor, images: bool) -> list[float]:
+    """The distance in each of ten parts of the samples (of features, for images): what two arms are paired over."""
+    measure = metrics.frechet if images else metrics.sliced_wasserstein
+    parts = zip(fake.tensor_split(FOLDS), truth.tensor_split(FOLDS), strict=True)
+    return [measure(theirs, own) for own, theirs in parts]
