@@ -12,7 +12,7 @@ from stillroom.reports.formats import known
 from stillroom.reports.palette import LOOKS, Look
 from stillroom.reports.series import Series
 
-WORDS = {"teacher": "teacher", "baseline": "plain student", "student": "distilled student"}
+WORDS = {"teacher": "teacher", "student": "distilled student"}
 ROLE_LOOKS = {"student": LOOKS[0], "baseline": LOOKS[1], "teacher": LOOKS[2]}
 ORDER = {"teacher": 0, "baseline": 1, "student": 3}  # Arms of other roles stand between the two students.
 

@@ -30,8 +30,10 @@ def summary(costs: Mapping[str, float], arms: Arms) -> list[str]:
     """Sentences: distilling beside plain training, and what running the student wins back."""
     times = _times(costs)
     plain = times.get("plain student")
-    if not plain or "distilled student" not in times:
+    if "distilled student" not in times:
         return []
+    if not plain:
+        return _won_back(times["distilled student"], arms)
     whole = sum(times.values()) - plain
     price = (
         f"From scratch, distilling took {duration(whole)}; the plain student took {duration(plain)}. "
@@ -42,16 +44,24 @@ def summary(costs: Mapping[str, float], arms: Arms) -> list[str]:
 
 def _won_back(price: float, arms: Arms) -> list[str]:
     """After how many predictions the student has saved `price` seconds over its teacher."""
-    slow, fast = (arm.cost.get("latency_64") if arm else None for arm in (arms.teacher, arms.student))
+    slow, fast = (_batch_seconds(arm.cost) if arm else None for arm in (arms.teacher, arms.student))
     if not known(slow) or not known(fast):
         return []
     if slow <= fast:
         return ["On this machine the student is no faster than its teacher, so the time is not won back."]
-    predictions = engineering(64 * price / (slow - fast))
+    uses = engineering(64 * price / (slow - fast))
+    what = "predictions" if "latency_64" in arms.student.cost else "samples"
     return [
-        f"Against keeping the teacher in use, distilling has paid for itself after {predictions} predictions in "
+        f"Against keeping the teacher in use, distilling has paid for itself after {uses} {what} in "
         "batches of 64 on this machine."
     ]
+
+
+def _batch_seconds(cost: Mapping[str, Any]) -> float | None:
+    """Seconds of a batch of 64: of predictions, or of samples."""
+    if "seconds_per_sample" in cost:
+        return 64 * cost["seconds_per_sample"]
+    return cost.get("latency_64")
 
 
 def _times(costs: Mapping[str, float]) -> dict[str, float]:

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID, PAPER = (SENTINELS[name] for name in ("ink", "muted", "grid", "paper"))
 
-ALLOWED = {"svg", "g", "defs", "path", "use", "text", "tspan", "rect", "circle", "line", "clipPath", "title"}
+TAGS = "svg g defs path use text tspan rect circle line clipPath title image"
+ALLOWED = set(TAGS.split())
 FUNCTIONS = {"url", "var", "rotate", "translate", "scale", "matrix"}
+PICTURE = re.compile(r"data:image/png;base64,iVBORw0KGgo[A-Za-z0-9+/]+={0,2}")  # Starts with PNG's signature.
+PLACING = {"id", "x", "y", "width", "height", "transform", "style", "opacity"}
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -38,6 +41,7 @@ _STYLE = {
     "figure.facecolor": "none",
     "grid.color": GRID,
     "grid.linewidth": 0.8,
+    "image.composite_image": False,  # Else images are resampled instead of handed on pixel by pixel.
     "xtick.color": GRID,
     "ytick.color": GRID,
     "xtick.labelcolor": MUTED,
@@ -93,6 +97,8 @@ def _tidy_tag(tag: str, used: set[str]) -> str:
     tag = re.sub(r' xmlns(:\w+)?="[^"]*"', "", tag).replace("xlink:href", "href")
     tag = re.sub(r'font: [^;"]*?([\d.]+px)[^;"]*', r"font-size: \1", tag)  # As matplotlib 3.9 writes it.
     tag = re.sub(r' font-family: [^;"]*;?| transform="rotate\(-0 [^"]*"', "", tag)
+    if tag.startswith("<image"):  # Its scale is a small factor of many pixels: no digit of it is spare.
+        return tag.replace("base64,\n", "base64,")
     tag = re.sub(r"(\.\d\d)\d+", r"\1", tag)
     for colour in COLOURS:
         tag = tag.replace(colour.sentinel, f"var(--{colour.name})")
@@ -124,7 +130,7 @@ def checked(svg: str, title: str) -> str:
         ) from None
     for element in elements:
         strange = [element.tag] if element.tag not in ALLOWED else []
-        strange += [name for name, value in element.items() if not _harmless(name, value)]
+        strange += [name for name, value in element.items() if not _harmless(element.tag, name, value)]
         if strange:
             raise UserError(
                 f"figure '{title}' holds '{strange[0]}', which no page may: draw it with stillroom.reports.figures"
@@ -132,9 +138,16 @@ def checked(svg: str, title: str) -> str:
     return svg
 
 
-def _harmless(name: str, value: str) -> bool:
-    """Whether an attribute neither runs nor loads anything: references stay inside the figure."""
+def _harmless(tag: str, name: str, value: str) -> bool:
+    """Whether an attribute neither runs nor loads anything: references stay inside the figure.
+
+    An image carries its own pixels, as a PNG, and has no `src`: inside a title a browser takes it for an `img`.
+    """
+    if tag == "image" and name == "href":
+        return bool(PICTURE.fullmatch(value))
+    if tag == "image" and name not in PLACING:
+        return False
     functions = set(re.findall(r"([^\s:;,]*)\(", value))
     plain = functions <= FUNCTIONS and not re.search(r"\\|url\((?!#)", value)
-    inside = name != "href" or value.startswith("#")
+    inside = name.lower() != "href" or value.startswith("#")
     return plain and inside and bool(re.fullmatch(r"(?!on)[a-z][a-z0-9-]*", name, re.IGNORECASE))

@@ -38,6 +38,8 @@ MEASURES = {
 COSTS = {
     "parameters": ("parameters", ""),
     "multiply_adds": ("multiply-adds", ""),
+    "evaluations": ("network evaluations a sample", ""),
+    "seconds_per_sample": ("time a sample, in batches of 64", "s"),
     "latency_1": ("latency, one sample", "s"),
     "latency_64": ("latency, batch of 64", "s"),
     "file_bytes": ("file size", "B"),
@@ -55,7 +57,7 @@ def write_run_page(folder: Path) -> Path:
         "run": result,
         "headline": HEADLINES.get(result["verdict"]["kind"], result["verdict"]["kind"]),
         "tone": TONES.get(result["verdict"]["kind"], "unclear"),
-        "strip": _strip(result),
+        "strip": _strip(result, arms),
         "arms": arms.all,
         "measures": _measures(arms, result["metric"]),
         "samples": arms.student.test.get("samples"),
@@ -79,14 +81,18 @@ def write_run_page(folder: Path) -> Path:
     return path
 
 
-def _strip(result: Mapping[str, Any]) -> str | None:
-    """The difference to the plain student and its interval on one line."""
+def _strip(result: Mapping[str, Any], arms: Arms) -> str | None:
+    """The difference to the arm without distilling and its interval on one line."""
     verdict, metric = result["verdict"], result["metric"]
     if not known(verdict["difference"]):
         return None
     tone = TONES.get(verdict["kind"], "unclear")
     row = Difference("", tone, (), verdict["difference"], verdict["interval"])
-    return paired_differences([row], metric, f"{formats.spoken(metric)}, distilled minus plain")
+    return paired_differences([row], metric, f"{formats.spoken(metric)}, distilled minus {_rival(arms)}")
+
+
+def _rival(arms: Arms) -> str:
+    return "plain" if arms.baseline is None else arms.baseline.label.removesuffix(" student")
 
 
 def _measures(arms: Arms, metric: str) -> list[dict[str, Any]]:
