@@ -76,12 +76,17 @@ def test_the_rate_counts_the_steps_of_this_session_alone(monkeypatch: pytest.Mon
     assert "step 60/100, 10 steps/s, 4 s left" in said(to)
 
 
-def test_rows_of_losses_alone_make_no_line() -> None:
+def test_rows_of_losses_make_lines_until_there_is_a_validation_number() -> None:
     to = paper()
     lines = Lines("nkd", to)
     lines.begins(10, 0)
-    lines.stepped(5, {"step": 5, "loss/student": 1.0})
-    assert said(to).splitlines() == ["nkd: starts, 10 steps"]
+    lines.stepped(3, {"step": 3, "loss/student": 1.25})
+    lines.stepped(5, {"step": 5, "validation": {"accuracy": 0.5}})
+    lines.stepped(7, {"step": 7, "loss/student": 1.0})
+    first, loss, number = said(to).splitlines()
+    assert first == "nkd: starts, 10 steps"
+    assert loss.endswith(", loss/student 1.25")
+    assert number.endswith(", validation accuracy 50.0 %")
 
 
 def test_a_bar_ends_full_with_its_last_validation() -> None:

@@ -27,6 +27,8 @@ QUANTITIES = (
     ("parameters", "parameters", "cost"),
     ("multiply-adds", "multiply_adds", "cost"),
     ("latency, batch 1", "latency_1", "cost"),
+    ("evaluations a sample", "evaluations", "cost"),
+    ("time a sample", "seconds_per_sample", "cost"),
     ("file", "file_bytes", "cost"),
 )
 
@@ -67,7 +69,7 @@ class Bars(Watcher):
         rate = (step - self._from) / max(1e-9, time.perf_counter() - self._began)
         fields: dict[str, Any] = {"rate": f"{rate:.0f}"}
         if "validation" in row:
-            fields["note"] = _note(row)
+            fields["note"] = _note(row).removeprefix(", ")
         self._progress.update(self._bar, completed=step, **fields)
 
     def ends(self) -> None:
@@ -81,6 +83,7 @@ class Lines(Watcher):
     def __init__(self, arm: str, to: Console) -> None:
         self._arm, self._to = arm, to
         self._steps = self._tenth = 0
+        self._evaluated = False
         self._began, self._from = 0.0, 0
 
     def begins(self, steps: int, at: int) -> None:
@@ -91,20 +94,28 @@ class Lines(Watcher):
 
     def stepped(self, step: int, row: Mapping[str, Any] | None) -> None:
         """Say where it is at the first row of metrics after each tenth."""
-        if row is None or "validation" not in row or 10 * step // self._steps == self._tenth:
+        if row is None:
+            return
+        self._evaluated |= "validation" in row
+        # Of a fit that is evaluated on the way, the line waits for the number.
+        if 10 * step // self._steps == self._tenth or ("validation" in row) != self._evaluated:
             return
         self._tenth = 10 * step // self._steps
         seconds = time.perf_counter() - self._began
         rate = (step - self._from) / max(1e-9, seconds)
         left = (self._steps - step) / rate
         self._to.print(
-            f"{self._arm}: step {step}/{self._steps}, {rate:.0f} steps/s, {left:.0f} s left, {_note(row)}"
+            f"{self._arm}: step {step}/{self._steps}, {rate:.0f} steps/s, {left:.0f} s left{_note(row)}"
         )
 
 
 def _note(row: Mapping[str, Any]) -> str:
-    name, value = next(iter(row["validation"].items()))
-    return f"validation {name} {amount(name, value)}"
+    """The validation metric of a row, or a loss."""
+    if "validation" in row:
+        name, value = next(iter(row["validation"].items()))
+        return f", validation {name} {amount(name, value)}"
+    loss = next((key for key in row if key.startswith("loss")), None)
+    return f", {loss} {row[loss]:.4g}" if loss else ""
 
 
 def watcher(arm: str, to: Console) -> Watcher:
@@ -133,7 +144,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
 def _quantity(key: str, value: float | None) -> str:
     if value is None:
         return "-"
-    if key.startswith("latency"):
+    if key.startswith(("latency", "seconds")):
         return f"{1e6 * value:.0f} us"
     if key == "file_bytes":
         return f"{value / 1000:.1f} kB"

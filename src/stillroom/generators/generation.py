@@ -23,11 +23,13 @@ from stillroom.generators.parts.building import (
     endless,
     not_a_denoiser,
     read_denoiser,
+    smallest,
 )
 from stillroom.generators.parts.card import write_card
 from stillroom.generators.parts.data import Samples, load_samples
 from stillroom.generators.parts.denoiser import Denoiser
 from stillroom.generators.parts.judge import Features, Judge, classifier, make_judge
+from stillroom.generators.parts.latent import LatentSpace, make_latent_space
 from stillroom.generators.parts.pictures import pictures
 from stillroom.generators.parts.sampler import Plan, Sampler
 from stillroom.generators.parts.solvers import Solver, Spacing
@@ -87,6 +89,8 @@ class Generation(Task):
     """Column of the labels; None finds it."""
     image_size: int | None = None
     """Scale all images to this height and width, pixels; None takes them as they are."""
+    autoencoder: str = ""
+    """Work on latents: kl:CHANNELS@FACTOR trains an AutoencoderKL that divides the side by FACTOR; empty: on pixels."""
     features: Features = "classifier"
     """What images are compared in: a classifier of the same data, Inception v3 if its weights are here, or pixels."""
     score_samples: int = 2000
@@ -128,9 +132,40 @@ class Generation(Task):
         """Number of classes that samples are conditioned on; 0 without."""
         return len(self.samples.classes) if self.conditional else 0
 
+    @property
+    def latents(self) -> LatentSpace | None:
+        """The autoencoder that models live behind, made once; None for pixels and points."""
+        if not self.autoencoder:
+            return None
+        if not self.samples.images:
+            raise UserError(
+                f"--task.autoencoder is for images, data '{self.samples.name}' are points: drop it"
+            )
+        key = (self.autoencoder, self.samples.fingerprint)
+        if key not in _LATENTS:
+            _LATENTS[key] = make_latent_space(self.autoencoder, self.samples)
+        return _LATENTS[key]
+
+    @property
+    def space(self) -> Samples:
+        """What denoisers see: the samples, or their latents."""
+        latents = self.latents
+        if latents is None:
+            return self.samples
+        if "_space" not in self.__dict__:
+            self._space = latents.samples(self.samples)
+        return self._space
+
+    def generate(
+        self, product: nn.Module, noise: Tensor, condition: Tensor | None, runtime: Runtime
+    ) -> Tensor:
+        """Samples [n, ...] that a product makes of noise and conditions, decoded, off the device."""
+        made = runtime.apply(product, noise, condition)
+        return made if self.latents is None else self.latents.decode(made)
+
     def train(self) -> Source:
-        """The training samples."""
-        return self.samples.train
+        """The training samples, as denoisers see them."""
+        return self.space.train
 
     @property
     def judge(self) -> Judge:
@@ -167,7 +202,7 @@ class Generation(Task):
         return self._build(self.student, seed) if self.student else self._teacher().denoiser.copy()
 
     def _build(self, name: str, seed: int) -> Denoiser:
-        return build_denoiser(name, self.process, self.prediction, self.samples, self.classes, seed)
+        return build_denoiser(name, self.process, self.prediction, self.space, self.classes, seed)
 
     @property
     def plan(self) -> Plan:
@@ -241,7 +276,7 @@ class Generation(Task):
         found = self._teacher() if teacher else None
         for role, denoiser in (("teacher", found and found.denoiser), ("student", self.make_student(seed))):
             if denoiser is not None:
-                check_denoiser(role, denoiser, self.samples, self.classes)
+                check_denoiser(role, denoiser, self.space, self.classes)
         if self.guidance != 1 and found is not None and not found.denoiser.conditional:
             raise UserError(
                 f"--task.guidance is {self.guidance:g} and the teacher is unconditional: pass --task.guidance 1, "
@@ -253,7 +288,7 @@ class Generation(Task):
         source = self.samples.validation if split == "validation" else self.samples.test
         truth, labels = scoring.real(source, count)
         generator = torch.Generator().manual_seed(seed_of(SAMPLE, 0 if split == "test" else 1))
-        noise = torch.randn(truth.shape, generator=generator)
+        noise = torch.randn(len(truth), *self.space.shape, generator=generator)
         condition = labels if self.classes else None
         return noise.to(device), truth, None if condition is None else condition.to(device)
 
@@ -261,27 +296,16 @@ class Generation(Task):
         """Distances to the split's samples, from the same noise for every arm; on 'test' all of them."""
         most = self.score_samples if split == "test" else min(500, self.score_samples)
         noise, truth, condition = self.draw(most, split, runtime.device)
-        fake = runtime.apply(product, noise, condition)
+        fake = self.generate(product, noise, condition, runtime)
         if not bool(torch.isfinite(fake).all()):
             raise UserError(
                 f"samples of {type(product).__name__} are not finite: lower --engine.lr, or pass another solver"
             )
+        if split != "test":
+            return {self.metric: scoring.distance(self.samples, lambda: self.judge, fake, truth)}
         labels = condition.cpu() if condition is not None else None
-        return self._report(fake, truth, labels, full=split == "test")
-
-    def _report(self, fake: Tensor, truth: Tensor, labels: Tensor | None, full: bool) -> dict[str, Any]:
         other, _ = scoring.real(self.samples.train, len(truth))
-        if not self.samples.images:
-            if not full:
-                return {self.metric: metrics.sliced_wasserstein(truth, fake)}
-            report = scoring.points_report(self.samples, fake, truth, other)
-            return report | {"per_sample": scoring.folds(fake, truth, images=False)}
-        judge = self.judge
-        if not full:
-            return {self.metric: metrics.frechet(judge.features(truth), judge.features(fake))}
-        report = scoring.image_report(judge, fake, truth, other, labels)
-        parts = scoring.folds(judge.features(fake), judge.features(truth), images=True)
-        return report | {"per_sample": parts}
+        return scoring.report(self.samples, lambda: self.judge, fake, truth, other, labels)
 
     def cost(self, product: Any) -> dict[str, float]:
         """Parameters, network evaluations and seconds a sample (in a batch of 64), bytes on disk."""
@@ -331,10 +355,13 @@ class Generation(Task):
         config = {
             "shape": list(samples.shape),
             "labels": samples.classes if self.classes else [],
+            "latents": None if self.latents is None else {"scale": self.latents.scale},
             "made_by": {"method": about["method"], "data": samples.name, "seed": about["seed"]},
         }
         assert isinstance(product, Sampler)
         save_sampler(folder, product, config)
+        if self.latents is not None:
+            self.latents.module.save_pretrained(folder / "autoencoder")  # type: ignore[operator]
         note = write_pipeline(folder / "pipeline", product)
         write_card(folder, product, config, about, note)
 
@@ -352,24 +379,22 @@ class Generation(Task):
 
     def quick(self) -> Generation:
         """Small networks, a moment of teaching, few samples."""
-        small = {"mlp": "mlp:16x1", "unet": "unet:8-16", "dit": "dit:16x1@2"}
-        teacher = small.get(self.teacher.partition(":")[0], self.teacher)
-        student = small.get(self.student.partition(":")[0], self.student)
-        data = self.data if self.data in POINTS else "digits"
         return self.but(
-            data=data,
-            teacher=teacher,
-            student=student,
+            data=self.data if self.data in POINTS else "digits",
+            teacher=smallest(self.teacher),
+            student=smallest(self.student),
             teacher_steps=30,
             teacher_batch_size=32,
             points=600,
             score_samples=60,
             features="pixels",
             image_size=None,
+            autoencoder="",
             steps=min(self.steps, 3),
         )
 
 
+_LATENTS: dict[tuple[str, str], LatentSpace] = {}
 _JUDGES: dict[tuple[str, str], Judge] = {}
 """Judges made in this process: loading one and loading the data again are the dear parts of a score."""
 

@@ -34,6 +34,12 @@ def build_denoiser(
     )
 
 
+def smallest(name: str) -> str:
+    """The smallest architecture of the kind of `name`, for trials; other names stay what they are."""
+    small = {"mlp": "mlp:16x1", "unet": "unet:8-16", "dit": "dit:16x1@2"}
+    return small.get(name.partition(":")[0], name)
+
+
 def read_denoiser(folder: Path) -> Denoiser:
     """The denoiser in the folder of a run, of a run's student, or of a diffusers pipeline."""
     from stillroom.generators.parts.pipelines import read_pipeline

@@ -35,7 +35,7 @@ def _samples(task: Generation, samplers: Mapping[str, Sampler], runtime: Runtime
     condition = None if condition is None else condition[chosen]
     panels = [("real", truth.numpy())]
     for name, sampler in samplers.items():
-        made = runtime.apply(sampler, noise, condition)
+        made = task.generate(sampler, noise, condition, runtime)
         panels.append((f"{name}, {_cost(sampler)}", made.numpy()))
     draw = figures.sample_grid if images else figures.point_clouds
     same = "the same noise" + (" and classes" if condition is not None else "")
@@ -76,7 +76,7 @@ def _ways(task: Generation, samplers: Mapping[str, Sampler], runtime: Runtime) -
         panels = [(f"{name}, {_cost(samplers[name])}", path.numpy()) for name, path in paths.items()]
         return [{"title": "Ways", "caption": caption, "svg": figures.trajectories(panels, "ways from noise")}]
     found = []
-    for name in list(samplers)[-1:]:
+    for name in list(samplers)[-1:] if task.latents is None else []:
         path, times = paths[name], samplers[name].times()
         if len(path) > 2:
             frames = path[:, :3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +22,29 @@ def real(source: Source, most: int) -> tuple[Tensor, Tensor | None]:
     count = min(most, len(source))
     ids = torch.arange(count) * len(source) // count
     return source.fetch(ids, view=None)
+
+
+def distance(samples: Samples, judge: Callable[[], Judge], fake: Tensor, truth: Tensor) -> float:
+    """The one number that decides: Frechet's for images, in the judge's features, sliced Wasserstein's for points."""
+    if not samples.images:
+        return metrics.sliced_wasserstein(truth, fake)
+    return metrics.frechet(judge().features(truth), judge().features(fake))
+
+
+def report(
+    samples: Samples,
+    judge: Callable[[], Judge],
+    fake: Tensor,
+    truth: Tensor,
+    other: Tensor,
+    labels: Tensor | None,
+) -> dict[str, Any]:
+    """All distances of `fake` to `truth`, with the floor that `other` real samples set, and those of ten parts."""
+    if samples.images:
+        found = judge()
+        parts = folds(found.features(fake), found.features(truth), images=True)
+        return image_report(found, fake, truth, other, labels) | {"per_sample": parts}
+    return points_report(samples, fake, truth, other) | {"per_sample": folds(fake, truth, images=False)}
 
 
 def points_report(samples: Samples, fake: Tensor, truth: Tensor, other: Tensor) -> dict[str, Any]:
