@@ -59,7 +59,7 @@ def load_student(folder: str | os.PathLike[str], module: nn.Module | None = None
         raise UserError(f"student folder '{folder}' does not exist: {FINISHED}")
     if module is None:
         module = _rebuild(folder)
-    _fill(module, _read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    fill(module, read_weights(folder / WEIGHTS), folder / WEIGHTS)
     return module.eval()
 
 
@@ -109,7 +109,8 @@ def _rebuild(folder: Path) -> nn.Module:
     return build(name, shape=shape, classes=classes, seed=0)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; UserError where it is missing, truncated or foreign."""
     try:
         return load_file(path)
     except OSError as error:
@@ -120,7 +121,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put `tensors`, read from `path`, into the module, which takes their types; UserError unless they fit."""
     own = module.state_dict(keep_vars=True)
     faults = [f"{key!r} is missing" for key in own if key not in tensors]
     faults += [f"{key!r} is unknown" for key in tensors if key not in own]

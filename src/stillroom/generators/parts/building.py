@@ -28,7 +28,9 @@ def build_denoiser(
         prediction = {"edm": "edm", "flow": "velocity"}.get(process, "v")
     network = build_denoiser_network(name, shape=samples.shape, classes=classes, seed=seed)
     # diffusers' embeddings of time are made for numbers up to 1000
-    clock: Clock | None = "thousand" if not name.startswith("mlp") and prediction != "edm" else None
+    clock: Clock | None = None
+    if not name.startswith("mlp") and prediction != "edm":
+        clock = "thousand" if process == "flow" else "index"
     return Denoiser(
         network, process, prediction, classes=classes, clock=clock, sigma_data=samples.deviation()
     )
