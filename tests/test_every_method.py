@@ -140,7 +140,9 @@ class Watched(Recorder):
                     assert torch.isfinite(ask.loss)
                     for name, module in method.players().items():
                         moved = not same(before[name], weights_of(module))
-                        assert moved == (name == ask.player), f"{ask.player} was stepped, {name} moved: {moved}"
+                        assert moved == (name == ask.player), (
+                            f"{ask.player} was stepped, {name} moved: {moved}"
+                        )
 
         method.updates = watched  # type: ignore[method-assign]
         return super().__call__(method, stage, **changes)
