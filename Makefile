@@ -36,7 +36,7 @@ docs: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[vision,dev]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[vision,diffusion,dev]"
 	touch $(READY)
 
 clean:

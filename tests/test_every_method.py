@@ -25,7 +25,7 @@ from stillroom.teaching import teach
 from toys import apart, same, weights_of
 
 ENTRIES = catalogue.entries()
-TRAINED = [e for e in ENTRIES if e.load().trained]
+TRAINED = [e for e in ENTRIES if e.load().uses_engine]
 """Those that the Engine trains, in one fit or in stages."""
 
 Tensors = dict[str, torch.Tensor]

@@ -161,11 +161,11 @@ class _Fit:
                 while self.step < self.plan.steps:
                     self._train()
                     self._look_after(stop)
+            self._swap_averages()
+            return Result(self.method.product(), self._seconds(), self.step)
         finally:
             self.watcher.ends()
-        self._swap_averages()
-        self.method.unbind()
-        return Result(self.method.product(), self._seconds(), self.step)
+            self.method.unbind()
 
     def _train(self) -> None:
         """One step: the generators of all micro-batches in lockstep, each to its i-th yield before any goes on."""

@@ -182,7 +182,7 @@ class Method:
     """False: not in the catalogue (a user's own method, a test's)."""
     uses_teacher: ClassVar[bool] = True
     """False: the method asks the task for no teacher, and none is trained for it."""
-    trained: ClassVar[bool] = True
+    uses_engine: ClassVar[bool] = True
     """False: the Engine trains nothing, `run` does the whole job."""
     role: ClassVar[str] = "the same student trained without it"
     """What a product of this method is called where another method is held against it."""

@@ -83,10 +83,15 @@ class Run:
         return read_rows(self.path / arm / "metrics.jsonl")
 
     def student(self, module: nn.Module | None = None) -> nn.Module:
-        """The distilled network, on the CPU in eval mode; `module` takes the weights where it is the user's own."""
+        """The distilled network or sampler, on the CPU in eval mode; `module` takes the weights of your own network."""
+        folder = self.path / "student"
+        if "plan" in read_json(folder / "config.json"):
+            from stillroom.generators.parts.saving import load_sampler
+
+            return load_sampler(folder, module)
         from stillroom.models import load_student
 
-        return load_student(self.path / "student", module)
+        return load_student(folder, module)
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -231,7 +231,7 @@ def free_folder(name: str, base: Path = Path("runs")) -> Path:
 
 def distill(
     teacher: nn.Module | str | None,
-    student: nn.Module | str,
+    student: nn.Module | str | None,
     data: Any,
     method: Method | str = "nkd",
     *,
@@ -244,7 +244,8 @@ def distill(
 ) -> tuple[Any, Run]:
     """Distil `teacher` into `student` on `data`; returns the student, in eval mode, and the run.
 
-    Networks are modules of your own or architecture names; a teacher that is a module is taken as trained.
+    Networks are modules of your own or architecture names; a teacher that is a module is taken as trained. A
+    generator's are Denoisers, which say process and prediction, and its student may be None: a copy of the teacher.
     `data` is a name, a folder, a `datasets` object, a map-style torch data set, a DataLoader (its data set is
     used, in Stillroom's own order) or a pair of tensors (x, y). `method` is a name of the catalogue or a Method;
     `options` are the method's fields, or failing that the Engine's. The run is left in `out` (default:
@@ -257,7 +258,11 @@ def distill(
         engine = replace(engine, batch_size=size)
     chosen, engine = _with_options(chosen, engine, options)
     task = task or type(chosen).default_task()
-    named = {"teacher": teacher if teacher is not None else "none", "student": student, "data": data}
+    named = {
+        "teacher": teacher if teacher is not None else "none",
+        "student": "" if student is None else student,
+        "data": data,
+    }
     task = task.but(**{key: value for key, value in named.items() if isinstance(value, str)})
     task = task.using(**{key: value for key, value in named.items() if not isinstance(value, str)})
     folder = Path(out) if out is not None else free_folder(chosen.name)

@@ -192,7 +192,7 @@ class Generation(Task):
 
     # -- networks -----------------------------------------------------------------------------------------------
 
-    def make_student(self, seed: int) -> nn.Module:
+    def make_student(self, seed: int) -> Denoiser:
         """A fresh denoiser of the student's architecture, or a trainable copy of the teacher's."""
         given = self.given.get("student")
         if isinstance(given, Denoiser):
@@ -221,7 +221,7 @@ class Generation(Task):
             return self.sampler(given)
         if given is not None:
             raise not_a_denoiser("teacher", given)
-        taught = self.__dict__.get("_taught")
+        taught: Sampler | None = self.__dict__.get("_taught")
         return taught if taught is not None else self._outside()
 
     def _outside(self) -> Sampler:
@@ -274,9 +274,10 @@ class Generation(Task):
         if teacher and self.teacher == "none" and "teacher" not in self.given and not self.teacher_weights:
             raise UserError("this method needs a teacher and --task.teacher is 'none': pass an architecture")
         found = self._teacher() if teacher else None
-        for role, denoiser in (("teacher", found and found.denoiser), ("student", self.make_student(seed))):
-            if denoiser is not None:
-                check_denoiser(role, denoiser, self.space, self.classes)
+        if found is not None:
+            check_denoiser("teacher", found.denoiser, self.space, self.classes)
+        if teacher or self.student:
+            check_denoiser("student", self.make_student(seed), self.space, self.classes)
         if self.guidance != 1 and found is not None and not found.denoiser.conditional:
             raise UserError(
                 f"--task.guidance is {self.guidance:g} and the teacher is unconditional: pass --task.guidance 1, "
@@ -329,14 +330,8 @@ class Generation(Task):
             "splits": samples.splits,
             "compared in": self.judge.name if samples.images else "the plane",
             "fingerprint": samples.fingerprint,
-            "teacher": self.teacher_name,
+            "teacher": self.teacher_weights or self.teacher,
         }
-
-    @property
-    def teacher_name(self) -> str:
-        """What reports call the teacher."""
-        given = self.given.get("teacher")
-        return type(given).__name__ if given is not None else self.teacher_weights or self.teacher
 
     def fingerprint(self) -> str:
         """The digest of the samples."""

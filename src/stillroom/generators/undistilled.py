@@ -112,7 +112,7 @@ class FewSteps(Method):
     """The teacher itself in few steps: DDIM (Song et al., 2021, arXiv:2010.02502, eq. 12) or another solver."""
 
     name: ClassVar[str] = "few-steps"
-    trained: ClassVar[bool] = False
+    uses_engine: ClassVar[bool] = False
     role: ClassVar[str] = "the teacher asked as often"
 
     steps: int = 1

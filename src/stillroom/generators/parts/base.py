@@ -40,7 +40,13 @@ class GeneratorMethod(Method):
 
 def generator_engine(steps: int = 2000, batch_size: int = 128, **recipe: Any) -> Engine:
     """The Engine as generators are usually trained: Adam, cosine schedule, moving average, no weight decay."""
-    usual = {"optimizer": "adam", "lr": 5e-4, "weight_decay": 0.0, "warmup": 0.02, "ema": 0.995}
+    usual: dict[str, Any] = {
+        "optimizer": "adam",
+        "lr": 5e-4,
+        "weight_decay": 0.0,
+        "warmup": 0.02,
+        "ema": 0.995,
+    }
     made = Recipe(**(usual | recipe))
     return Engine(steps=steps, batch_size=batch_size, recipe=made, evaluate_every=0)
 

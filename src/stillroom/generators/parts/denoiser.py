@@ -96,14 +96,15 @@ class Denoiser(nn.Module):
         Raises UserError for a network that has no way to take one.
         """
         add = getattr(self.network, "add_guidance", None)
-        if not self.takes_guidance and add is None:
+        if self.takes_guidance:
+            return
+        if add is None:
             raise UserError(
                 f"{type(self.network).__name__} cannot take a guidance scale: give it a method add_guidance() that "
                 "makes forward's argument `guidance` count, or pass one of Stillroom's or diffusers' networks"
             )
-        if not self.takes_guidance:
-            add()
-            self.takes_guidance = True
+        add()
+        self.takes_guidance = True
 
     # -- what it says -------------------------------------------------------------------------------------------
 

@@ -34,9 +34,10 @@ class Judge:
         with torch.no_grad():
             return torch.cat([self.body(part) for part in x.clamp(-1, 1).split(size)])
 
-    def classes(self, features: Tensor) -> Tensor | None:
-        """The class [n] that the classifier sees; None where it is none."""
-        return None if self.head is None else self.head(features).argmax(-1)
+    def classes(self, features: Tensor) -> Tensor:
+        """The class [n] that the classifier sees; only where there is a `head`."""
+        assert self.head is not None
+        return self.head(features).argmax(-1)
 
 
 def make_judge(kind: Features, samples: Samples, data: Any, options: dict[str, Any], seed: int = 0) -> Judge:
@@ -62,7 +63,7 @@ def classifier(samples: Samples, data: Any, options: dict[str, Any], seed: int) 
     task = Classification(data=data if isinstance(data, str) else "digits", **options)
     task = task.but(student_samples=len(samples.train))
     if not isinstance(data, str):
-        task = task.using(data=data)
+        task.given = {"data": data}
     steps = 800 if side <= 16 else 1500
     engine = Engine(steps=steps, batch_size=64, recipe=Recipe("adam", lr=2e-3, weight_decay=1e-4))
     job = TeacherJob(Plain(), task, engine, seed_of(seed, 17), {"data": task.images.fingerprint})

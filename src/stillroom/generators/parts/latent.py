@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stillroom.data import Source, TensorSource
 from stillroom.engine import Engine
@@ -73,6 +73,7 @@ class Reconstruction(Method):
 
     def bind(self, task: Task, seed: int) -> None:
         """Build the autoencoder; its weights depend on the seed alone."""
+        self.student: Any
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.student = autoencoder(self.shape, self.channels, self.levels)
@@ -105,7 +106,8 @@ def autoencoder(shape: tuple[int, ...], channels: int, levels: int) -> Any:
 class LatentSpace:
     """An autoencoder with the scale that makes its latents' deviation 0.5."""
 
-    module: nn.Module
+    module: Any
+    """The library's autoencoder."""
     scale: float
 
     def encode(self, x: Tensor) -> Tensor:

@@ -50,8 +50,7 @@ def _refuse_code(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.suffix in RUNS_CODE:
             raise UserError(
-                f"'{path}' is a pickle, which can run code when it is read: save the pipeline again with "
-                "safe_serialization=True"
+                f"'{path}' can run code when it is read: save the pipeline again with safe_serialization=True"
             )
     raise UserError(f"'{folder}' has no weights: pass a folder with diffusion_pytorch_model.safetensors")
 

@@ -185,7 +185,7 @@ class Discrete(Process):
     def time_at(self, ratio: Tensor) -> Tensor:
         """See `Process.time_at`."""
         logs = self.alphas.to(ratio.device).clamp_min(1e-9).log()
-        wanted = (-0.5 * torch.log1p(ratio.double().square())).clamp(logs[-1], 0)
+        wanted = (-0.5 * torch.log1p(ratio.double().square())).clamp_max(0).maximum(logs[-1])
         high = torch.searchsorted(-logs, -wanted).clamp(1, len(logs) - 1)
         low = high - 1
         place = low + (wanted - logs[low]) / (logs[high] - logs[low])

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from stillroom.checkpoint import read_json, save_tensors, write_json
+from stillroom.config import from_plain
 from stillroom.errors import UserError
 from stillroom.generators.parts.denoiser import denoiser_from
 from stillroom.generators.parts.sampler import Plan, Sampler
@@ -41,8 +42,8 @@ def load_sampler(folder: Path, network: nn.Module | None = None) -> Sampler:
         )
     if network is None:
         network = network_from_config(about["network"])
-        if about["denoiser"]["takes_guidance"] and hasattr(network, "add_guidance"):
-            network.add_guidance()
+        add = getattr(network, "add_guidance", None)
+        if about["denoiser"]["takes_guidance"] and add is not None:
+            add()
     fill(network, read_weights(folder / WEIGHTS), folder / WEIGHTS)
-    plan = {key: tuple(value) if isinstance(value, list) else value for key, value in about["plan"].items()}
-    return Sampler(denoiser_from(network, about["denoiser"]), Plan(**plan)).eval()
+    return Sampler(denoiser_from(network, about["denoiser"]), from_plain(Plan, about["plan"])).eval()

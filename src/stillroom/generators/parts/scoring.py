@@ -75,9 +75,8 @@ def image_report(
         "mmd": metrics.mmd(real_ones, own),
         **metrics.precision_recall(real_ones, own),
     }
-    seen = judge.classes(own)
-    if labels is not None and seen is not None:
-        report["class_agreement"] = (seen == labels).double().mean().item()
+    if labels is not None and judge.head is not None:
+        report["class_agreement"] = (judge.classes(own) == labels).double().mean().item()
         report["class_agreement_floor"] = (judge.classes(real_ones) == labels).double().mean().item()
     return report
 

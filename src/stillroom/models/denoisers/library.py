@@ -30,13 +30,17 @@ def diffusers() -> Any:
 class Wrapped(nn.Module):
     """What the wrappers share: the model, and a vector that is added to its time embeddings."""
 
-    def __init__(self, model: nn.Module, embedders: list[nn.Module]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model  # diffusers' classes say little of their parts
         self.guidance: GuidanceEmbedding | None = None
         self._added: Tensor | None = None
-        for embedder in embedders:
+        for embedder in self._embedders():
             embedder.register_forward_hook(self._add)
+
+    def _embedders(self) -> list[nn.Module]:
+        """The modules whose outputs are time embeddings."""
+        return []
 
     def _add(self, module: nn.Module, args: object, output: Tensor) -> Tensor | None:
         return None if self._added is None else output + self._added.to(output.dtype)
@@ -60,8 +64,8 @@ class Wrapped(nn.Module):
 class UNet2D(Wrapped):
     """`UNet2DModel`: images, and labels where it has `num_class_embeds` (the last of which stands for none)."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model, [model.time_embedding])  # type: ignore[list-item]
+    def _embedders(self) -> list[nn.Module]:
+        return [self.model.time_embedding]
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor | None, guidance: Tensor | None) -> Tensor:
         """x [n, C, H, W], the library's time [n], labels [n] or None, scales [n] or None."""
@@ -88,9 +92,6 @@ class UNet2DCondition(Wrapped):
     The guidance scale is the library's own `timestep_cond` (1,000 (w - 1) in sinusoids, as its pipelines send
     it), so that a student with it loads there and `guidance_scale` is that input.
     """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model, [])
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor, guidance: Tensor | None) -> Tensor:
         """x [n, C, H, W], the library's time [n], tokens [n, tokens, width], scales [n] or None."""
@@ -121,12 +122,12 @@ class DiT(Wrapped):
     """`DiTTransformer2DModel`: images or latents, and labels (the last of its table stands for none)."""
 
     def __init__(self, model: nn.Module) -> None:
-        embedders = [block.norm1.emb.timestep_embedder for block in model.transformer_blocks]  # type: ignore[union-attr]
-        super().__init__(model, embedders)
-        for block in model.transformer_blocks:  # type: ignore[union-attr]
-            block.norm1.emb.class_embedder.dropout_prob = (
-                0.0  # conditions are dropped by who trains, not inside
-            )
+        super().__init__(model)
+        for block in self.model.transformer_blocks:
+            block.norm1.emb.class_embedder.dropout_prob = 0.0  # who trains drops conditions, not the network
+
+    def _embedders(self) -> list[nn.Module]:
+        return [block.norm1.emb.timestep_embedder for block in self.model.transformer_blocks]
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor | None, guidance: Tensor | None) -> Tensor:
         """x [n, C, H, W], the library's time [n], labels [n] or None, scales [n] or None."""
