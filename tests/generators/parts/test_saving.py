@@ -145,9 +145,8 @@ def test_a_schedule_that_does_not_say_is_one_line(about: dict, line: str, tmp_pa
 
 def test_schedules_are_read(tmp_path: Path) -> None:
     path = tmp_path / "scheduler_config.json"
-    path.write_text(
-        json.dumps({"_class_name": "PNDMScheduler", "prediction_type": "epsilon", "beta_schedule": "linear"})
-    )
+    pndm = {"_class_name": "PNDMScheduler", "prediction_type": "epsilon", "beta_schedule": "linear"}
+    path.write_text(json.dumps(pndm))
     assert read_schedule(tmp_path) == (Discrete(), "eps", "index", 0.5)
     path.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler"}))
     assert read_schedule(tmp_path)[:3] == (NAMED["flow"], "velocity", "thousand")
