@@ -297,7 +297,7 @@ def test_normalisation() -> None:
         "normalisation 'imagenet' is for 3 channels, data 'tensors' has 1: pass --task.normalise data"
     )
     assert error((X, Y), normalise="zscore") == (
-        "normalisation 'zscore' is unknown: pass --task.normalise with data, imagenet, none"
+        "normalisation 'zscore' is unknown: pass --task.normalise with data, imagenet, centred, none"
     )
 
 

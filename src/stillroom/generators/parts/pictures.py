@@ -30,7 +30,7 @@ def _samples(task: Generation, samplers: Mapping[str, Sampler], runtime: Runtime
     images = task.samples.images
     count = SHOWN if images else 1500
     noise, truth, condition = task.draw(task.score_samples, "test", runtime.device)
-    chosen = _one_a_class(condition, count)
+    chosen = _one_a_class(condition, min(count, len(noise)))
     noise, truth = noise[chosen], truth[chosen]
     condition = None if condition is None else condition[chosen]
     panels = [("real", truth.numpy())]
@@ -49,8 +49,7 @@ def _samples(task: Generation, samplers: Mapping[str, Sampler], runtime: Runtime
 def _one_a_class(condition: Tensor | None, count: int) -> Tensor:
     """The first `count` rows, by class in turn where there are classes."""
     if condition is None or count > 100:
-        total = count if condition is None else min(count, len(condition))
-        return torch.arange(total)
+        return torch.arange(count)
     labels = condition.cpu()
     groups = [(labels == c).nonzero().flatten() for c in labels.unique()]
     rank = torch.cat([torch.arange(len(g)) for g in groups])
