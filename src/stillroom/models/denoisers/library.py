@@ -112,7 +112,9 @@ class UNet2DCondition(Wrapped):
         if self.options.time_cond_proj_dim is not None:
             return
         old = self.model
-        made = type(old).from_config({**old.config, "time_cond_proj_dim": size})
+        # without the library's own notes: it leaves out every option that they call a default
+        options = {key: value for key, value in old.config.items() if not key.startswith("_")}
+        made = type(old).from_config({**options, "time_cond_proj_dim": size})
         made.load_state_dict(old.state_dict(), strict=False)
         nn.init.zeros_(made.time_embedding.cond_proj.weight)
         self.model = made.to(next(old.parameters()).device)
