@@ -42,6 +42,15 @@ def test_data_are_scored_beside_their_floor(data: str) -> None:
     assert task.classes == len(task.samples.classes) > 1
 
 
+@pytest.mark.parametrize("process", ["edm", "cosine"])
+def test_a_teacher_that_is_trained_here_is_sampled_as_asked(process: str) -> None:
+    task = taught(process=process, solver="ddim", steps=7, spacing="uniform", guidance=2.0)
+    sampler = task.make_teacher().module
+    assert isinstance(sampler, Sampler)
+    assert sampler.plan == task.plan
+    assert sampler.evaluations == 14
+
+
 @pytest.mark.parametrize("process", ["cosine", "linear", "scaled-linear", "edm", "flow"])
 @pytest.mark.parametrize("prediction", ["x0", "eps", "score", "velocity"])
 def test_every_process_and_letter_trains_and_samples(process: str, prediction: str) -> None:

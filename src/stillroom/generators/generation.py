@@ -33,14 +33,15 @@ from stillroom.generators.parts.latent import LatentSpace, make_latent_space
 from stillroom.generators.parts.pictures import pictures
 from stillroom.generators.parts.sampler import Plan, Sampler
 from stillroom.generators.parts.solvers import Solver, Spacing
+from stillroom.models.probing import quietly
 from stillroom.optim import Recipe
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
 from stillroom.task import Task, TeacherJob
 from stillroom.teacher import Teacher
 
-SAMPLE, CONDITION = 21, 22
-"""Keep the seeds of scoring apart from all others."""
+SAMPLE = 21
+"""Keeps the seeds of scoring apart from all others."""
 
 
 @dataclass(eq=False)
@@ -235,8 +236,9 @@ class Generation(Task):
         return Teacher(self._teacher())
 
     def teach(self, network: nn.Module) -> None:
-        """Take a trained sampler as the teacher."""
-        self._taught = network
+        """Take the denoiser of a trained sampler as the teacher; it is sampled as this task says."""
+        assert isinstance(network, Sampler)
+        self._taught = self.sampler(network.denoiser)
 
     def teacher_job(self, engine: Any) -> TeacherJob | None:
         """Training the teacher on all training samples."""
@@ -260,14 +262,9 @@ class Generation(Task):
 
     def check(self, seed: int, teacher: bool) -> None:
         """Load the data, and run both networks on two blank samples."""
-        for name, least in (
-            ("steps", 1),
-            ("teacher_steps", 1),
-            ("teacher_batch_size", 1),
-            ("score_samples", 50),
-        ):
-            require(f"--task.{name.replace('_', '-')}", getattr(self, name), least)
-        require("--task.points", self.points, 100)
+        least = {"steps": 1, "teacher_steps": 1, "teacher_batch_size": 1, "score_samples": 50, "points": 100}
+        for name, low in least.items():
+            require(f"--task.{name.replace('_', '-')}", getattr(self, name), low)
         require("--task.teacher-lr", self.teacher_lr, 0, ends="(]")
         require("--task.drop-condition", self.drop_condition, 0, 1, ends="[)")
         self.plan.check()
@@ -310,9 +307,9 @@ class Generation(Task):
 
     def cost(self, product: Any) -> dict[str, float]:
         """Parameters, network evaluations and seconds a sample (in a batch of 64), bytes on disk."""
-        runtime = Runtime()
-        noise, _, condition = self.draw(64, "test", runtime.device)
-        seconds = metrics.seconds_of(lambda: runtime.apply(product, noise, condition))
+        noise, _, condition = self.draw(64, "test", Runtime().device)
+        with quietly(product):  # not by the runtime: each process takes as many samples as its time allows
+            seconds = metrics.seconds_of(lambda: product(noise, condition).cpu())
         return {
             "parameters": metrics.parameters(product),
             "evaluations": getattr(product, "evaluations", 0),
@@ -357,7 +354,8 @@ class Generation(Task):
         save_sampler(folder, product, config)
         if self.latents is not None:
             self.latents.module.save_pretrained(folder / "autoencoder")  # type: ignore[operator]
-        note = write_pipeline(folder / "pipeline", product)
+        # A pipeline would take latents for images.
+        note = write_pipeline(folder / "pipeline", product) if self.latents is None else None
         write_card(folder, product, config, about, note)
 
     # -- copies -------------------------------------------------------------------------------------------------
