@@ -41,6 +41,21 @@ def every_method(names: list[str], folder: Path) -> None:
         _leave(state(catalogue.find(name)), folder / f"{name}.safetensors")
 
 
+def whole_run(names: list[str], folder: Path) -> None:
+    """A run of a generator from its teacher to its page, as the command line does it."""
+    import torch
+
+    from stillroom.generators.matching.f_distill import FDistill
+    from stillroom.workflow import Job, execute
+
+    for name in names:
+        task = FDistill.default_task().but(data=name).quick()
+        run, _ = execute(Job(FDistill(), task, FDistill.default_engine().quick(), 0), folder / name)
+        _leave(dict(run.student().state_dict()), folder / f"{name}.safetensors")
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+
+
 def toys(names: list[str], folder: Path) -> None:
     """Three epochs of the toy methods, with an uneven last batch and one that leaves a process without samples."""
     import toys as t
@@ -78,7 +93,7 @@ def seen(names: list[str], folder: Path) -> None:
 def _leave(tensors: dict[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
-    if os.environ["RANK"] == "0":
+    if os.environ.get("RANK") == "0":
         save_file({k: v.clone().contiguous() for k, v in tensors.items()}, path)
 
 

@@ -22,6 +22,7 @@ from stillroom.method import Method, Result, Update
 from stillroom.options import field_docs
 from stillroom.task import Task
 from stillroom.teaching import teach
+from stillroom.workflow import Job, execute
 from toys import apart, same, weights_of
 
 ENTRIES = catalogue.entries()
@@ -50,6 +51,7 @@ class Recorder(Fitter):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.fitted: list[Method] = []
+        self.seen: list[str] = []
 
     def __call__(self, method: Method, stage: str = "", **changes: Any) -> Result:
         self.fitted.append(method)
@@ -137,6 +139,7 @@ class Watched(Recorder):
                 before = {n: weights_of(m) for n, m in method.players().items()}
                 answer = yield ask
                 if isinstance(ask, Update):
+                    self.seen.append(ask.player)
                     assert torch.isfinite(ask.loss)
                     for name, module in method.players().items():
                         moved = not same(before[name], weights_of(module))
@@ -151,7 +154,15 @@ class Watched(Recorder):
 @trained
 def test_one_update_is_finite_and_reaches_the_stepped_player_alone(entry: Entry) -> None:
     fitter, _ = fit(entry, recorder=Watched)
-    assert fitter.fitted
+    assert set(fitter.seen) == {name for method in fitter.fitted for name in method.players()}
+
+
+@every
+def test_a_whole_run_leaves_a_page_and_a_student(entry: Entry, tmp_path: Path) -> None:
+    task, engine = problem(entry.name)
+    run, _ = execute(Job(entry.load()().quick(), task, engine, 0), tmp_path / "run")
+    assert (run.path / "report.html").is_file()
+    assert not run.student().training
 
 
 @trained

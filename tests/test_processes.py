@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from processes import in_two_processes
+from processes import in_two_processes, whole_run
 from stillroom.engine import Engine
+from stillroom.run import Run
 from toys import Centred, Fit, GradientPenalty, Toy, apart, weights_of
 
 CASES = [f"{m.name}:{n}:{k}" for m in (Fit, Centred, GradientPenalty) for n in (37, 33) for k in (1, 2)]
@@ -27,6 +28,15 @@ def test_two_processes_end_with_the_weights_of_one(case: str, together: dict[str
     method = {m.name: m for m in (Fit, Centred, GradientPenalty)}[kind]()
     Engine(epochs=3, batch_size=8).fit(method, Toy(samples=int(samples)), 0)
     assert apart(weights_of(method.players()["student"]), together[case]) < 1e-6
+
+
+def test_a_whole_run_of_a_generator_comes_to_its_end(tmp_path: Path, shared_cache: Path) -> None:
+    """Scores, costs and pictures are made together or alone, never half of each."""
+    found = in_two_processes("whole_run", ["two-moons"], tmp_path / "two", shared_cache)["two-moons"]
+    whole_run(["two-moons"], tmp_path / "one")
+    one = Run(tmp_path / "one" / "two-moons").student()
+    assert apart(weights_of(one), found) < 1e-5
+    assert (tmp_path / "two" / "two-moons" / "report.html").is_file()
 
 
 def test_samples_are_shared_out_without_loss_or_repetition(tmp_path: Path, shared_cache: Path) -> None:

@@ -90,8 +90,9 @@ def execute(
         work.teacher()
         work.baseline()
         product = work.distil()
+        figures = work.figures()
         if runtime.main:
-            _leave(job, run, work.result(command), product)
+            _leave(job, run, work.result(command) | {"figures": figures}, product)
         runtime.barrier()
     return run, product
 
@@ -148,8 +149,9 @@ class _Work:
         """Run the method; returns its product."""
         result = self._fit(self.job.method, ".")
         self.costs["distilled student"] = result.seconds
-        if self.job.method.uses_teacher:
-            self.costs["bytes kept"] = self.job.method.teacher.kept_bytes
+        teacher = getattr(self.job.method, "teacher", None)  # a method of stages has none itself
+        if teacher is not None:
+            self.costs["bytes kept"] = teacher.kept_bytes
         self._score(self.job.method.name, "student", ".", result)
         return result.product
 
@@ -174,6 +176,10 @@ class _Work:
             **({"extra": result.extra} if result.extra else {}),
         }
 
+    def figures(self) -> list[dict[str, str]]:
+        """The pictures of task and method; all processes must ask, since products may be sampled together."""
+        return [*self.job.task.figures(self.products, self.runtime), *self.job.method.figures()]
+
     def result(self, command: str) -> dict[str, Any]:
         """All that result.json holds."""
         job = self.job
@@ -191,7 +197,6 @@ class _Work:
             "arms": self.arms,
             "costs": self.costs,
             "data": job.task.summary(),
-            "figures": [*job.task.figures(self.products, self.runtime), *job.method.figures()],
             "versions": facts.versions(),
             "machine": facts.machine() | {"processes": self.runtime.size, "device": self.runtime.device.type},
             "command": command,

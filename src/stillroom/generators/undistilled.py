@@ -136,10 +136,6 @@ class FewSteps(Method):
         made = copy.deepcopy(sampler).but(steps=self.steps, solver=self.solver, guidance=guidance)
         return Result(made, 0.0)
 
-    def bind(self, task: Task, seed: int) -> None:
-        """Take the teacher."""
-        self.teacher = task.make_teacher()
-
     def baseline(self, task: Task) -> Method | None:
         """None: this is what others are compared with."""
         return None
