@@ -59,6 +59,16 @@ def test_a_moved_denoiser_comes_back_on_both_processes(tmp_path: Path) -> None:
     assert torch.equal(again(torch.ones(2, 2)), sampler(torch.ones(2, 2)))
 
 
+def test_an_embedding_that_stands_for_no_condition_comes_back(tmp_path: Path) -> None:
+    network = build_denoiser_network("mlp:16x1", shape=(2,), classes=0, seed=0)
+    sampler = Sampler(Denoiser(network, "edm", "edm", null=torch.arange(3.0)), Plan())
+    save_sampler(tmp_path, sampler, {})
+    again = load_sampler(tmp_path).denoiser
+    assert again.conditional
+    assert again.null is not None
+    assert torch.equal(again.null, torch.arange(3.0))
+
+
 def test_what_is_no_sampler_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         load_sampler(tmp_path)
@@ -105,8 +115,13 @@ def test_a_pipeline_is_a_teacher(tmp_path: Path) -> None:
         assert torch.allclose(denoiser(NOISE, t), sampler.denoiser(NOISE, t), atol=1e-4)
 
 
-@pytest.mark.parametrize("sampler", [made(), made(classes=0)], ids=["conditional", "perceptron"])
-def test_what_diffusers_cannot_sample_is_not_written(sampler: Sampler, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["conditional", "perceptron", "signal left at T"])
+def test_what_diffusers_cannot_sample_is_not_written(kind: str, tmp_path: Path) -> None:
+    sampler = made(classes=4 if kind == "conditional" else 0)
+    if kind == "signal left at T":
+        pytest.importorskip("diffusers")
+        network = build_denoiser_network("unet:8-16", shape=(1, 8, 8), classes=0, seed=0)
+        sampler = Sampler(Denoiser(network, "scaled-linear", "eps", clock="index"), Plan("ddim", 4))
     assert write_pipeline(tmp_path / "p", sampler) is None
     assert not (tmp_path / "p").exists()
 

@@ -28,8 +28,8 @@ class Denoiser(nn.Module):
     or 'edm' for the raw output F of EDM's preconditioning (Karras et al., 2022, arXiv:2206.00364, table 1), with
     the data's deviation `sigma_data`. `clock` is its own time: 'unit' (t), 'index' (N t - 1, as diffusers
     count), 'thousand' (1000 t) or 'log-sigma' (ln(sigma/alpha) / 4). `classes` > 0 makes it conditional: labels
-    0 .. classes - 1, and `classes` itself for no condition. `embedded` says that conditions are floats
-    [n, ...] instead, `null` [...] among them standing for none.
+    0 .. classes - 1, and `classes` itself for no condition. With `null` [...] conditions are embeddings [n, ...]
+    instead, and `null` is the one that stands for none.
 
     Raises UserError where prediction or process is missing or unknown, or where they contradict each other.
     """
@@ -232,8 +232,8 @@ class Denoiser(nn.Module):
         }
 
 
-def denoiser_from(network: nn.Module, config: dict[str, Any]) -> Denoiser:
-    """The denoiser that `config` came from, around `network`."""
+def denoiser_from(network: nn.Module, config: dict[str, Any], null: Tensor | None = None) -> Denoiser:
+    """The denoiser that `config` came from, around `network`, with the embedding that stands for no condition."""
     own, moved = config["own_process"], make_process(config["process"])
     rest = {key: value for key, value in config.items() if key not in ("process", "own_process")}
-    return Denoiser(network, own, **rest).on(moved)
+    return Denoiser(network, own, null=null, **rest).on(moved)

@@ -142,20 +142,16 @@ def write_pipeline(folder: Path, sampler: Sampler) -> str | None:
     """Write a folder that `DiffusionPipeline.from_pretrained` loads; returns how, or None where there is no form.
 
     diffusers' DDIMPipeline samples an unconditional UNet2DModel that puts out eps, v or x0 on a variance
-    preserving process, by DDIM on a uniform grid: those students become one, and sample there what they sample
-    here. For other networks and processes diffusers has no pipeline; their folder holds the network alone.
+    preserving process, by DDIM on a uniform grid from unit noise: those students become one, and sample there
+    what they sample here. For others diffusers has no pipeline of its own, and nothing is written.
     """
-    denoiser, plan = sampler.denoiser, sampler.plan
+    denoiser = sampler.denoiser
     network: nn.Module = denoiser.network
     if not isinstance(network, UNet2D) or network.guidance is not None or denoiser.conditional:
         return None
+    if not _is_ddim_pipelines(sampler):
+        return None
     letters = {ours: theirs for theirs, ours in LETTERS.items()}
-    same = denoiser.process == denoiser.own and denoiser.prediction in letters
-    plain = plan.solver == "ddim" and plan.spacing == "uniform" and sampler.start == 1.0
-    if not same or not plain or not isinstance(denoiser.process, (Discrete, Cosine)):
-        return None
-    if denoiser.clock != "index":
-        return None
     library = diffusers()
     scheduler = library.DDIMScheduler(
         num_train_timesteps=getattr(denoiser.process, "steps", 1000),
@@ -167,9 +163,20 @@ def write_pipeline(folder: Path, sampler: Sampler) -> str | None:
     )
     library.DDIMPipeline(unet=network.model, scheduler=scheduler).save_pretrained(folder)
     return (
-        f"`diffusers.DiffusionPipeline.from_pretrained('pipeline')(num_inference_steps={plan.steps})` samples it "
-        "without Stillroom."
+        f"`diffusers.DiffusionPipeline.from_pretrained('pipeline')(num_inference_steps={sampler.plan.steps})` samples "
+        "it without Stillroom."
     )
+
+
+def _is_ddim_pipelines(sampler: Sampler) -> bool:
+    """Whether the way from noise to data is the one that diffusers' DDIMPipeline goes."""
+    denoiser, plan = sampler.denoiser, sampler.plan
+    if denoiser.process != denoiser.own or not isinstance(denoiser.process, (Discrete, Cosine)):
+        return False
+    # It starts from unit noise, we from sigma_T times it.
+    unit = float(denoiser.process.sigma(torch.tensor(1.0, dtype=torch.float64))) > 1 - 1e-4
+    plain = plan.solver == "ddim" and plan.spacing == "uniform" and sampler.start == 1.0
+    return unit and plain and denoiser.clock == "index" and denoiser.prediction in LETTERS.values()
 
 
 def _betas(process: Process) -> list[float]:

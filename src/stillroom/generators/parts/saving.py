@@ -16,13 +16,17 @@ from stillroom.generators.parts.sampler import Plan, Sampler
 from stillroom.models.denoisers.names import network_config, network_from_config
 from stillroom.models.files import CONFIG, WEIGHTS, fill, portable_state, read_weights
 
+NULL = "denoiser.null"
+"""The embedding that stands for no condition, beside the network's weights."""
+
 
 def save_sampler(folder: Path, sampler: Sampler, config: Mapping[str, Any]) -> None:
     """Write the network's weights, and `config` with all that makes the sampler again, into `folder`."""
     network = sampler.denoiser.network
     about = {**config, "network": network_config(network), **sampler.config()}
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / WEIGHTS, portable_state(network))
+    null = sampler.denoiser.null
+    save_tensors(folder / WEIGHTS, portable_state(network) | ({} if null is None else {NULL: null}))
     write_json(folder / CONFIG, about)
 
 
@@ -45,5 +49,7 @@ def load_sampler(folder: Path, network: nn.Module | None = None) -> Sampler:
         add = getattr(network, "add_guidance", None)
         if about["denoiser"]["takes_guidance"] and add is not None:
             add()
-    fill(network, read_weights(folder / WEIGHTS), folder / WEIGHTS)
-    return Sampler(denoiser_from(network, about["denoiser"]), from_plain(Plan, about["plan"])).eval()
+    tensors = read_weights(folder / WEIGHTS)
+    null = tensors.pop(NULL, None)
+    fill(network, tensors, folder / WEIGHTS)
+    return Sampler(denoiser_from(network, about["denoiser"], null), from_plain(Plan, about["plan"])).eval()
