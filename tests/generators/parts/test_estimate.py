@@ -59,3 +59,28 @@ def test_an_unknown_letter_is_one_line() -> None:
         UserError, match="prediction 'noise' is unknown: pass one of x0, eps, v, score, velocity"
     ):
         check_kind("noise")
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("share", [1e-5, 0.5, 1 - 1e-5])
+def test_single_precision_stays_finite(name: str, share: float) -> None:
+    process = NAMED[name]
+    x0, eps = (part.float() for part in drawn(2))
+    t = torch.full((7,), share * process.T)
+    x = process.add_noise(x0, t, eps)
+    first = Estimate(process, x, t, "eps", eps)
+    for kind in KINDS:
+        at = Estimate(process, x, t, kind, first.read(kind))
+        assert all(torch.isfinite(at.read(letter)).all() for letter in KINDS), kind
+
+
+@pytest.mark.parametrize("name", ["edm", "linear", "scaled-linear"])
+def test_all_letters_hold_at_the_end_where_signal_is_left(name: str) -> None:
+    process, (x0, eps) = NAMED[name], drawn(3)
+    t = torch.full((7,), process.T, dtype=torch.float64)
+    x = process.add_noise(x0, t, eps)
+    first = Estimate(process, x, t, "x0", x0)
+    for kind in KINDS:
+        at = Estimate(process, x, t, kind, first.read(kind))
+        assert torch.allclose(at.x0, x0, rtol=1e-9, atol=1e-9)
+        assert torch.allclose(at.eps, eps, rtol=1e-9, atol=1e-9)

@@ -80,6 +80,7 @@ def test_tables_equal_those_of_diffusers(ours: Process, theirs: dict) -> None:
     scheduler = pytest.importorskip("diffusers").DDPMScheduler(**theirs)
     t = torch.arange(1, 1001, dtype=torch.float64) / 1000
     assert torch.allclose(ours.alpha(t) ** 2, scheduler.alphas_cumprod.double(), rtol=2e-4, atol=2e-7)
+    assert (ours.alpha(t) ** 2 - scheduler.alphas_cumprod.double()).abs().max() < 1e-6
 
 
 def test_noise_is_added_row_by_row() -> None:
@@ -94,3 +95,22 @@ def test_noise_is_added_row_by_row() -> None:
 def test_an_unknown_process_is_one_line(about: str | dict) -> None:
     with pytest.raises(UserError, match=r"^process '.*"):
         make_process(about)
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_time_at_keeps_its_digits_at_tiny_and_huge_levels(process: Process, dtype: torch.dtype) -> None:
+    tiny = torch.tensor([1e-9, 1e-6, 1e-3, 1.0], dtype=dtype)
+    assert torch.allclose(process.ratio(process.time_at(tiny)) / tiny, torch.ones_like(tiny), atol=1e-4)
+    if dtype == torch.float64:
+        assert torch.allclose(process.ratio(process.time_at(tiny)), tiny, rtol=1e-12, atol=0)
+    huge = process.time_at(torch.tensor([1e3, 1e9, torch.inf], dtype=dtype))
+    assert (huge.diff() >= 0).all()
+    assert process.name == "edm" or (huge <= 1).all()
+
+
+def test_noise_grows_from_zero() -> None:
+    """The slope of sigma at t = 0 is infinite where sigma is a square root of t, and never negative."""
+    zero = torch.zeros(1, dtype=torch.float64)
+    for process in EVERY.values():
+        assert process.dsigma(zero) > 0

@@ -118,3 +118,13 @@ def test_grids_go_from_start_to_data() -> None:
 
 def test_evaluations_are_counted() -> None:
     assert [evaluations(s, 18) for s in ("ddim", "euler", "dpm++2m", "heun")] == [18, 18, 18, 35]
+
+
+@pytest.mark.parametrize("name", ["cosine", "flow"])
+@pytest.mark.parametrize("solver", ORDERS)
+def test_the_fitted_order_is_the_solvers_own(name: str, solver: str) -> None:
+    steps = torch.tensor([16.0, 32.0, 64.0, 128.0], dtype=torch.float64)
+    errors = torch.tensor([error(name, solver, int(n)) for n in steps], dtype=torch.float64).log()
+    away = steps.log() - steps.log().mean()
+    slope = -float((away * errors).sum() / away.square().sum())
+    assert slope == pytest.approx(ORDERS[solver], abs=0.15)

@@ -112,8 +112,13 @@ class Cosine(Process):
         """See `Process.time_at`."""
         alpha = 1 / (1 + ratio.square()).sqrt()
         sigma = torch.where(ratio.isinf(), torch.ones_like(ratio), ratio * alpha)
-        sine = (math.sin(self._start) ** 2 + (sigma * math.cos(self._start)).square()).sqrt()
-        return (torch.atan2(sine, alpha * math.cos(self._start)) - self._start) / self._slope
+        if not self.shift:
+            return torch.atan2(sigma, alpha) / self._slope
+        # the angle b - a from its own sine and cosine: b and a apart would cancel at a small ratio
+        low, level = math.sin(self._start), math.cos(self._start)
+        sine, cosine = (low**2 + (sigma * level).square()).sqrt(), alpha * level
+        apart = (sigma * level).square() / (sine * level + cosine * low)
+        return (torch.atan2(apart, cosine * level + sine * low) / self._slope).clamp_max(1)
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,7 @@ class Discrete(Process):
     def dsigma(self, t: Tensor) -> Tensor:
         """See `Process.dsigma`."""
         log, slope = self._between(t)
-        return (-slope * (2 * log).exp() / (-torch.expm1(2 * log)).sqrt()).to(t.dtype)
+        return (-slope * (2 * log).exp() / torch.expm1(2 * log).abs().sqrt()).to(t.dtype)
 
     def time_at(self, ratio: Tensor) -> Tensor:
         """See `Process.time_at`."""
