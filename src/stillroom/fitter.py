@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ class Fitter:
     seed: int
     folder: Path | None = None
     watch: Watch = unwatched
-    seconds: float = 0.0
-    steps: int = 0
-    stages: int = 0
+    seconds: float = field(default=0.0, init=False)
+    steps: int = field(default=0, init=False)
+    stages: int = field(default=0, init=False)
 
     def __call__(self, method: Method, stage: str = "", **changes: Any) -> Result:
         """See `stillroom.method.Fit`; every stage has a seed of its own."""

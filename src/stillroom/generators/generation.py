@@ -299,11 +299,12 @@ class Generation(Task):
             raise UserError(
                 f"samples of {type(product).__name__} are not finite: lower --engine.lr, or pass another solver"
             )
+        judge = self.judge if self.samples.images else None
         if split != "test":
-            return {self.metric: scoring.distance(self.samples, lambda: self.judge, fake, truth)}
+            return {self.metric: scoring.distance(judge, fake, truth)}
         labels = condition.cpu() if condition is not None else None
         other, _ = scoring.real(self.samples.train, len(truth))
-        return scoring.report(self.samples, lambda: self.judge, fake, truth, other, labels)
+        return scoring.report(self.samples, judge, fake, truth, other, labels)
 
     def cost(self, product: Any) -> dict[str, float]:
         """Parameters, network evaluations and seconds a sample (in a batch of 64), bytes on disk."""

@@ -18,7 +18,7 @@ from stillroom.generators.generation import Generation
 from stillroom.generators.parts import times
 from stillroom.generators.parts.base import GeneratorMethod
 from stillroom.generators.parts.denoiser import Denoiser
-from stillroom.generators.parts.process import along
+from stillroom.generators.parts.estimate import true_value
 from stillroom.generators.parts.sampler import Sampler
 from stillroom.generators.parts.solvers import Solver
 from stillroom.method import Batch, Fit, Method, Result, Update, Updates
@@ -44,17 +44,8 @@ def denoising_loss(
     if denoiser.prediction == "edm":
         weight = times.edm_weight(denoiser.process.ratio(t), denoiser.sigma_data)
         return weight * (at.x0 - x0).square().flatten(1).sum(1)
-    process = denoiser.process
-    alpha, sigma = along(process.alpha(t), x0), along(process.sigma(t), x0)
-    target = {
-        "x0": lambda: x0,
-        "eps": lambda: eps,
-        "v": lambda: alpha * eps - sigma * x0,
-        "score": lambda: -eps / sigma,
-        "velocity": lambda: along(process.dalpha(t), x0) * x0 + along(process.dsigma(t), x0) * eps,
-    }[at.kind]()
-    error = (at.value - target).square().flatten(1).sum(1)
-    return error * process.sigma(t).square() if at.kind == "score" else error
+    error = (at.value - true_value(at, x0, eps)).square().flatten(1).sum(1)
+    return error * denoiser.process.sigma(t).square() if at.kind == "score" else error
 
 
 @dataclass(eq=False)
@@ -100,11 +91,6 @@ class Diffusion(GeneratorMethod):
     def baseline(self, task: Task) -> Method | None:
         """None: this is what others are compared with."""
         return None
-
-    @classmethod
-    def default_task(cls) -> Generation:
-        """The 8x8 digits by class."""
-        return Generation()
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stillroom.errors import UserError
-from stillroom.generators.parts.estimate import KINDS, Estimate, check_kind
+from stillroom.generators.parts.estimate import KINDS, Estimate, check_kind, true_value
 from stillroom.generators.parts.process import NAMED, along
 
 TIMES = {"first": 1e-5, "middle": 0.5, "last": 1 - 1e-5}
@@ -33,6 +33,7 @@ def test_every_letter_says_the_same(name: str, share: float) -> None:
     }
     for kind in KINDS:
         at = Estimate(process, x, t, kind, truth[kind])
+        assert torch.equal(true_value(at, x0, eps), truth[kind])
         for letter in KINDS:
             scale = truth[letter].abs().max()
             # what is divided by alpha or sigma keeps as many digits fewer

@@ -55,7 +55,6 @@ from stillroom.generators.parts.matching import (
     surrogate,
 )
 from stillroom.generators.parts.sampler import Plan, Sampler
-from stillroom.generators.undistilled import FewSteps
 from stillroom.method import Batch, Mean, Method, Update, Updates
 from stillroom.optim import Recipe
 from stillroom.seeds import seeded
@@ -264,10 +263,6 @@ class FDistill(GeneratorMethod):
     def figures(self) -> list[dict[str, str]]:
         """The ratio's calibration, the range of the weights over the run, and the discriminator's accuracy."""
         return ratio_figures(self.ratio, self.trace) if self.adversarial else []
-
-    def baseline(self, task: Task) -> Method:
-        """The teacher in one step."""
-        return FewSteps(steps=1)
 
     @classmethod
     def default_engine(cls) -> Engine:

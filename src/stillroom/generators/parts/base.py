@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-from torch import nn
 
 from stillroom.engine import Engine
 from stillroom.generators.generation import Generation
 from stillroom.generators.parts.denoiser import Denoiser
-from stillroom.generators.parts.sampler import Plan, Sampler
+from stillroom.generators.parts.sampler import Sampler
 from stillroom.method import Method
 from stillroom.optim import Recipe
 from stillroom.task import Task
@@ -49,9 +47,3 @@ def generator_engine(steps: int = 2000, batch_size: int = 128, **recipe: Any) ->
     }
     made = Recipe(**(usual | recipe))
     return Engine(steps=steps, batch_size=batch_size, recipe=made, evaluate_every=0)
-
-
-def sampled(denoiser: nn.Module, plan: Plan, **changes: Any) -> Sampler:
-    """A Sampler of `denoiser` after `plan`, changed."""
-    assert isinstance(denoiser, Denoiser)
-    return Sampler(denoiser, replace(plan, **changes))

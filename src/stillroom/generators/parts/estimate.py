@@ -102,6 +102,21 @@ class Estimate:
         return getattr(self, kind)
 
 
+def true_value(at: Estimate, x0: Tensor, eps: Tensor) -> Tensor:
+    """What `at.value` would be if the network knew: `at.kind` of the sample and the noise that x_t was made of."""
+    process, t = at.process, at.t
+    if at.kind == "x0":
+        return x0
+    if at.kind == "eps":
+        return eps
+    alpha, sigma = along(process.alpha(t), x0), along(process.sigma(t), x0)
+    if at.kind == "v":
+        return alpha * eps - sigma * x0
+    if at.kind == "score":
+        return -eps / sigma
+    return along(process.dalpha(t), x0) * x0 + along(process.dsigma(t), x0) * eps
+
+
 def check_kind(kind: str) -> Kind:
     """`kind` itself; UserError where it is none of the five."""
     if kind not in KINDS:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillroom.errors import UserError
-from stillroom.generators.parts.estimate import Estimate
+from stillroom.generators.parts.estimate import Estimate, true_value
 from stillroom.generators.parts.process import along
 from stillroom.generators.parts.sampler import Sampler
 from stillroom.method import Clock, Mean
@@ -48,9 +48,7 @@ def matching_direction(x: Tensor, real: Tensor, fake: Tensor, weight: Tensor | f
 
 def denoising_error(at: Estimate, x0: Tensor, eps: Tensor) -> Tensor:
     """Mean squared error, over all numbers, of what the network puts out: of the fake network's training."""
-    truth = Estimate(at.process, at.x, at.t, "x0", x0)
-    target = eps if at.kind == "eps" else truth.read(at.kind)
-    return (at.value - target).square().mean()
+    return (at.value - true_value(at, x0, eps)).square().mean()
 
 
 # -- f-divergences and their ratio ------------------------------------------------------------------------------

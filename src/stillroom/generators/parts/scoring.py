@@ -24,27 +24,23 @@ def real(source: Source, most: int) -> tuple[Tensor, Tensor | None]:
     return source.fetch(ids, view=None)
 
 
-def distance(samples: Samples, judge: Callable[[], Judge], fake: Tensor, truth: Tensor) -> float:
-    """The one number that decides: Frechet's for images, in the judge's features, sliced Wasserstein's for points."""
-    if not samples.images:
+def distance(judge: Judge | None, fake: Tensor, truth: Tensor) -> float:
+    """The one number that decides: Frechet's in the judge's features, sliced Wasserstein's for points (no judge)."""
+    if judge is None:
         return metrics.sliced_wasserstein(truth, fake)
-    return metrics.frechet(judge().features(truth), judge().features(fake))
+    return metrics.frechet(judge.features(truth), judge.features(fake))
 
 
 def report(
-    samples: Samples,
-    judge: Callable[[], Judge],
-    fake: Tensor,
-    truth: Tensor,
-    other: Tensor,
-    labels: Tensor | None,
+    samples: Samples, judge: Judge | None, fake: Tensor, truth: Tensor, other: Tensor, labels: Tensor | None
 ) -> dict[str, Any]:
     """All distances of `fake` to `truth`, with the floor that `other` real samples set, and those of ten parts."""
-    if samples.images:
-        found = judge()
-        parts = folds(found.features(fake), found.features(truth), images=True)
-        return image_report(found, fake, truth, other, labels) | {"per_sample": parts}
-    return points_report(samples, fake, truth, other) | {"per_sample": folds(fake, truth, images=False)}
+    if judge is None:
+        parts = folds(metrics.sliced_wasserstein, fake, truth)
+        return points_report(samples, fake, truth, other) | {"per_sample": parts}
+    fake, truth, other = (judge.features(x) for x in (fake, truth, other))
+    parts = folds(metrics.frechet, fake, truth)
+    return image_report(judge, fake, truth, other, labels) | {"per_sample": parts}
 
 
 def points_report(samples: Samples, fake: Tensor, truth: Tensor, other: Tensor) -> dict[str, Any]:
@@ -67,22 +63,20 @@ def points_report(samples: Samples, fake: Tensor, truth: Tensor, other: Tensor) 
 def image_report(
     judge: Judge, fake: Tensor, truth: Tensor, other: Tensor, labels: Tensor | None
 ) -> dict[str, Any]:
-    """Distances of images [n, C, H, W] in the judge's features, and how often it sees the wanted class."""
-    own, real_ones, others = (judge.features(x) for x in (fake, truth, other))
+    """Distances of features [n, d], and how often the judge sees the wanted class in them."""
     report: dict[str, Any] = {
-        "frechet": metrics.frechet(real_ones, own),
-        "frechet_floor": metrics.frechet(real_ones, others[: len(own)]),
-        "mmd": metrics.mmd(real_ones, own),
-        **metrics.precision_recall(real_ones, own),
+        "frechet": metrics.frechet(truth, fake),
+        "frechet_floor": metrics.frechet(truth, other[: len(fake)]),
+        "mmd": metrics.mmd(truth, fake),
+        **metrics.precision_recall(truth, fake),
     }
     if labels is not None and judge.head is not None:
-        report["class_agreement"] = (judge.classes(own) == labels).double().mean().item()
-        report["class_agreement_floor"] = (judge.classes(real_ones) == labels).double().mean().item()
+        report["class_agreement"] = (judge.classes(fake) == labels).double().mean().item()
+        report["class_agreement_floor"] = (judge.classes(truth) == labels).double().mean().item()
     return report
 
 
-def folds(fake: Tensor, truth: Tensor, images: bool) -> list[float]:
-    """The distance in each of ten parts of the samples (of features, for images): what two arms are paired over."""
-    measure = metrics.frechet if images else metrics.sliced_wasserstein
+def folds(measure: Callable[[Tensor, Tensor], float], fake: Tensor, truth: Tensor) -> list[float]:
+    """The distance in each of ten parts of the samples, or their features: what two arms are paired over."""
     parts = zip(fake.tensor_split(FOLDS), truth.tensor_split(FOLDS), strict=True)
     return [measure(theirs, own) for own, theirs in parts]
