@@ -38,6 +38,7 @@ def test_data_are_scored_beside_their_floor(data: str) -> None:
     floor = found[f"{task.metric}_floor"]
     assert floor > 0
     assert math.isfinite(found[task.metric])
+    assert math.isfinite(found["mmd_floor"])
     assert len(found["per_sample"]) == 10
     assert task.classes == len(task.samples.classes) > 1
 

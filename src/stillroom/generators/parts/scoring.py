@@ -68,6 +68,7 @@ def image_report(
         "frechet": metrics.frechet(truth, fake),
         "frechet_floor": metrics.frechet(truth, other[: len(fake)]),
         "mmd": metrics.mmd(truth, fake),
+        "mmd_floor": metrics.mmd(truth, other[: len(fake)]),
         **metrics.precision_recall(truth, fake),
     }
     if labels is not None and judge.head is not None:
