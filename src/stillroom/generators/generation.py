@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -246,7 +246,11 @@ class Generation(Task):
 
         if "teacher" in self.given or self.teacher_weights or self.teacher == "none":
             return None
-        task = self.but(student=self.teacher, teacher="none", vary_teacher=True, teacher_seed=0, guidance=1.0)
+        # Not a copy of self: whatever a task of its own scores a student by, the teacher is the same.
+        plain = Generation(**{f.name: getattr(self, f.name) for f in fields(Generation)})
+        task = plain.but(
+            student=self.teacher, teacher="none", vary_teacher=True, teacher_seed=0, guidance=1.0
+        )
         task = task.but(solver="heun", steps=18, spacing="karras", features="pixels", score_samples=2000)
         task.given = {key: value for key, value in self.given.items() if key == "data"}
         recipe = Recipe(

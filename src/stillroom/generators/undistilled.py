@@ -19,7 +19,7 @@ from stillroom.generators.parts import times
 from stillroom.generators.parts.base import GeneratorMethod
 from stillroom.generators.parts.denoiser import Denoiser
 from stillroom.generators.parts.estimate import true_value
-from stillroom.generators.parts.sampler import Sampler
+from stillroom.generators.parts.sampler import FixedGuidance, Sampler
 from stillroom.generators.parts.solvers import Solver
 from stillroom.method import Batch, Fit, Method, Result, Update, Updates
 from stillroom.task import Task
@@ -106,7 +106,7 @@ class FewSteps(Method):
     solver: Solver = "ddim"
     """Solver; Heun's rule asks twice a step."""
     guidance: float | None = None
-    """Guidance scale w; None: the task's."""
+    """Guidance scale w, whatever is asked of it later; None: the task's."""
 
     def check(self) -> None:
         """See the ranges of the fields."""
@@ -120,7 +120,7 @@ class FewSteps(Method):
         assert isinstance(sampler, Sampler)
         guidance = task.guidance if self.guidance is None else self.guidance
         made = copy.deepcopy(sampler).but(steps=self.steps, solver=self.solver, guidance=guidance)
-        return Result(made, 0.0)
+        return Result(made if self.guidance is None else FixedGuidance(made.denoiser, made.plan), 0.0)
 
     def baseline(self, task: Task) -> Method | None:
         """None: this is what others are compared with."""

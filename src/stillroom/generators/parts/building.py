@@ -85,6 +85,15 @@ def check_denoiser(role: str, denoiser: Denoiser, samples: Samples, classes: int
         )
 
 
+def check_guided(teacher: Denoiser) -> None:
+    """Raise UserError for a teacher that has no condition to guide by."""
+    if not teacher.conditional:
+        raise UserError(
+            "guidance is distilled and the teacher is unconditional: pass data with labels and --task.conditional, or "
+            "a teacher that was trained with conditions"
+        )
+
+
 def endless(denoiser: Denoiser) -> bool:
     """Whether the noise level at the start is infinite, so that only a grid uniform in t can begin there."""
     return bool(denoiser.process.ratio(torch.tensor(denoiser.start, dtype=torch.float64)).isinf())

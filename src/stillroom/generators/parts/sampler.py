@@ -114,6 +114,18 @@ class Sampler(nn.Module):
         """The same denoiser with another plan."""
         return type(self)(self.denoiser, replace(self.plan, **changes))
 
+    def at(self, scale: float) -> Sampler:
+        """The same sampler under another guidance scale."""
+        return self.but(guidance=scale)
+
     def config(self) -> dict[str, Any]:
         """The plan and the denoiser's conventions."""
         return {"plan": asdict(self.plan), "denoiser": self.denoiser.config()}
+
+
+class FixedGuidance(Sampler):
+    """A sampler whose guidance scale is what it is: asked for another one, it stays the same."""
+
+    def at(self, scale: float) -> Sampler:
+        """Itself."""
+        return self

@@ -20,7 +20,7 @@ from stillroom.generators.parts.process import Process, along
 
 Field = Callable[[Tensor, Tensor], Estimate]
 Spacing = Literal["uniform", "karras", "log-snr"]
-Solver = Literal["ddim", "euler", "heun", "dpm++2m", "adaptive"]
+Solver = Literal["ddim", "anchored", "euler", "heun", "dpm++2m", "adaptive"]
 See = Callable[[Tensor], None]
 """Is shown x after each step."""
 
@@ -85,10 +85,38 @@ def ddim_step(at: Estimate, s: Tensor) -> Tensor:
     return along(alpha, at.x) * at.x0 + along(sigma, at.x) * at.eps
 
 
+def ancestral_step(at: Estimate, s: Tensor, z: Tensor, eta: float = 1.0) -> Tensor:
+    """x_s = alpha_s x0 + sqrt(sigma_s^2 - tau^2) eps + tau z: a DDIM step down with fresh unit noise `z` [n, ...].
+
+    tau^2 = eta^2 (sigma_s / sigma_t)^2 (sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2); eta 0 is `ddim_step`, 1 DDPM's
+    ancestral sampling (Song et al., 2021, arXiv:2010.02502, eq. 12 and 16). Times [n] or scalars, s < t.
+    """
+    process = at.process
+    alpha, sigma, t_sigma = process.alpha(s), process.sigma(s), process.sigma(at.t)
+    fresh = (sigma / t_sigma).square() * (t_sigma.square() - (process.alpha(at.t) / alpha * sigma).square())
+    fresh = eta**2 * fresh.clamp_min(0)
+    kept = (sigma.square() - fresh).clamp_min(0).sqrt()
+    known = along(alpha, at.x) * at.x0
+    return known + along(kept, at.x) * at.eps + along(fresh.sqrt(), at.x) * z
+
+
 def ddim(way: Way, x: Tensor, times: Tensor) -> Tensor:
     """DDIM along `times`; first order."""
     for t, s in pairwise(times):
         x = way.show(ddim_step(way.ask(x, t), s))
+    return x
+
+
+def anchored(way: Way, x: Tensor, times: Tensor) -> Tensor:
+    """x_s = alpha_s x0 + sigma_s eps with the noise that x started from: for students of fixed pairs of noise and data.
+
+    Lee et al., 2024, arXiv:2405.20320, section 4.3 (their new update rule). One step is DDIM's.
+    """
+    process = way.process
+    eps = x / along(process.sigma(times[0]), x)
+    for t, s in pairwise(times):
+        x0 = way.ask(x, t).x0
+        x = way.show(along(process.alpha(s), x) * x0 + along(process.sigma(s), x) * eps)
     return x
 
 
@@ -161,6 +189,7 @@ def adaptive(way: Way, x: Tensor, times: Tensor, tolerance: float = 1e-5) -> Ten
 
 SOLVERS: dict[str, Callable[[Way, Tensor, Tensor], Tensor]] = {
     "ddim": ddim,
+    "anchored": anchored,
     "euler": euler,
     "heun": heun,
     "dpm++2m": dpm_solver_2m,
