@@ -162,7 +162,9 @@ def test_a_whole_run_leaves_a_page_and_a_student(entry: Entry, tmp_path: Path) -
     task, engine = problem(entry.name)
     run, _ = execute(Job(entry.load()().quick(), task, engine, 0), tmp_path / "run")
     assert (run.path / "report.html").is_file()
-    assert not run.student().training
+    student = run.student()
+    assert student is not None
+    assert not getattr(student, "training", False)
 
 
 @trained

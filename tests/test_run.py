@@ -14,7 +14,14 @@ from stillroom.errors import UserError
 from stillroom.models import build, save_student
 from stillroom.run import CONFIG, RESULT, Run
 
-SET_UP = {"method": "nkd", "options": {"gamma": 0.5}, "task": {}, "engine": {"epochs": 3}, "seed": 7}
+SET_UP = {
+    "method": "nkd",
+    "options": {"gamma": 0.5},
+    "task": {},
+    "problem": "stillroom.predictors.classification:Classification",
+    "engine": {"epochs": 3},
+    "seed": 7,
+}
 OUTCOME = {"verdict": {"kind": "helped"}, "arms": {}, "metric": "accuracy", "more": 1}
 
 
@@ -106,6 +113,12 @@ def test_the_student_comes_back_built_or_in_a_module_of_one_s_own(run: Run) -> N
 
 def test_a_run_without_a_student_says_so(run: Run) -> None:
     with pytest.raises(UserError, match="student"):
+        run.student()
+
+
+def test_a_student_of_somebody_else_s_task_is_not_imported_by_name(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", {**SET_UP, "problem": "os:system"})
+    with pytest.raises(UserError, match="a task from 'os'"):
         run.student()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -82,16 +83,17 @@ class Run:
         """Rows of metrics of the method (".") or of another arm by its folder."""
         return read_rows(self.path / arm / "metrics.jsonl")
 
-    def student(self, module: nn.Module | None = None) -> nn.Module:
-        """The distilled network or sampler, on the CPU in eval mode; `module` takes the weights of your own network."""
-        folder = self.path / "student"
-        if "plan" in read_json(folder / "config.json"):
-            from stillroom.generators.parts.saving import load_sampler
+    def student(self, module: nn.Module | None = None) -> Any:
+        """What was distilled (a network, a sampler, an estimator, a data set), on the CPU and ready for use.
 
-            return load_sampler(folder, module)
-        from stillroom.models import load_student
-
-        return load_student(folder, module)
+        `module` takes the weights of your own network.
+        """
+        home, _, name = str(self.config.get("problem", "")).partition(":")
+        if not home.startswith("stillroom."):
+            raise UserError(
+                f"run '{self.path}' is of a task from '{home}': read '{self.path / 'student'}' with that task's load"
+            )
+        return getattr(importlib.import_module(home), name).load(self.path / "student", module)
 
     @contextmanager
     def held(self) -> Iterator[None]:

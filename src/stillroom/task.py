@@ -105,6 +105,11 @@ class Task:
         """Write `product` to `folder` so that it can be used without its training run."""
         raise NotImplementedError
 
+    @classmethod
+    def load(cls, folder: Path, module: nn.Module | None = None) -> Any:
+        """What `export` wrote to `folder`, ready for use; `module` takes the weights of a user's own network."""
+        raise NotImplementedError
+
     def paired(self, seed: int) -> Task:
         """The copy that all arms of a comparison share at this seed: other samples, maybe another teacher."""
         return self

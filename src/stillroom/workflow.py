@@ -49,6 +49,7 @@ class Job:
             "method": self.method.name,
             "options": to_plain(self.method),
             "task": to_plain(self.task),
+            "problem": f"{type(self.task).__module__}:{type(self.task).__qualname__}",
             "engine": to_plain(self.engine),
             "seed": self.seed,
             **({"from Python": given} if given else {}),

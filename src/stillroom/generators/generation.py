@@ -363,6 +363,13 @@ class Generation(Task):
         note = write_pipeline(folder / "pipeline", product) if self.latents is None else None
         write_card(folder, product, config, about, note)
 
+    @classmethod
+    def load(cls, folder: Path, module: nn.Module | None = None) -> Sampler:
+        """The sampler in `folder`."""
+        from stillroom.generators.parts.saving import load_sampler
+
+        return load_sampler(folder, module)
+
     # -- copies -------------------------------------------------------------------------------------------------
 
     def baseline(self) -> Any:

@@ -274,6 +274,11 @@ class Classification(Task):
         save_student(folder, product, config)
         write_card(folder, config, about)
 
+    @classmethod
+    def load(cls, folder: Path, module: nn.Module | None = None) -> nn.Module:
+        """The network in `folder`."""
+        return load_student(folder, module)
+
     # -- copies -------------------------------------------------------------------------------------------------
 
     def baseline(self) -> Any:
