@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stillroom.errors import UserError
-from stillroom.history import History, read_rows
+from stillroom.history import History, read_fit, read_rows
 
 ROWS = [{"step": 1, "loss/student": 0.1 + 0.2}, {"step": 2, "validation": {"accuracy": 1 / 3}}, {"step": 3}]
 
@@ -74,3 +74,15 @@ def test_no_path_no_rows(tmp_path: Path) -> None:
 def test_cutting_what_is_not_there_makes_nothing(tmp_path: Path) -> None:
     History(tmp_path / "metrics.jsonl").cut(10)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_stages_of_a_fit_stand_one_behind_the_other(tmp_path: Path) -> None:
+    for name, steps in (("01-first", (1, 2)), ("02-second", (1, 3))):
+        stage = tmp_path / "stages" / name
+        stage.mkdir(parents=True)
+        history = History(stage / "metrics.jsonl")
+        for step in steps:
+            history.write({"step": step, "epoch": step / 2, "loss/student": 0.1 * step})
+    rows = read_fit(tmp_path)
+    assert [(row["step"], row["epoch"]) for row in rows] == [(1, 0.5), (2, 1.0), (3, 1.5), (5, 2.5)]
+    assert [row["loss/student"] for row in rows] == [0.1, 0.2, 0.1, pytest.approx(0.3)]

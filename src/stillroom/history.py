@@ -45,6 +45,18 @@ class History:
         os.truncate(self.path, mark)
 
 
+def read_fit(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the fit in `folder`; of a method of stages those of all its stages, one behind the other."""
+    rows = read_rows(folder / "metrics.jsonl")
+    for stage in sorted((folder / "stages").glob("*/metrics.jsonl")):
+        before = rows[-1] if rows else {}
+        rows += [
+            row | {key: row[key] + before.get(key, 0) for key in ("step", "epoch") if key in row}
+            for row in read_rows(stage)
+        ]
+    return rows
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows in a file; a last line that a killed writer cut short is left out."""
     rows = []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillroom.checkpoint import read_json, write_json
 from stillroom.errors import UserError
-from stillroom.history import read_rows
+from stillroom.history import read_fit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,7 +81,7 @@ class Run:
 
     def metrics(self, arm: str = ".") -> list[dict[str, Any]]:
         """Rows of metrics of the method (".") or of another arm by its folder."""
-        return read_rows(self.path / arm / "metrics.jsonl")
+        return read_fit(self.path / arm)
 
     def student(self, module: nn.Module | None = None) -> Any:
         """What was distilled (a network, a sampler, an estimator, a data set), on the CPU and ready for use.

@@ -11,16 +11,21 @@ import torch
 from torch import nn
 
 import stillroom
+from laws import mixture
+from stillroom.data.points import SPREAD, eight_centres
 from stillroom.engine import Engine, Watcher
 from stillroom.errors import UserError
 from stillroom.generators.generation import Generation
+from stillroom.generators.matching.f_distill import FDistill
 from stillroom.generators.parts.denoiser import Denoiser
 from stillroom.generators.parts.latent import make_latent_space, parse_autoencoder
+from stillroom.generators.parts.process import NAMED
 from stillroom.generators.parts.sampler import Sampler
 from stillroom.generators.undistilled import FewSteps, denoising_loss
 from stillroom.models.denoisers import build_denoiser_network
 from stillroom.runtime import Runtime
 from stillroom.teaching import teach
+from stillroom.workflow import Job, execute
 
 ENGINE = Engine(steps=4, evaluate_every=0)
 
@@ -57,6 +62,34 @@ def test_a_teacher_that_is_trained_here_is_sampled_as_asked(process: str) -> Non
 def test_every_process_and_letter_trains_and_samples(process: str, prediction: str) -> None:
     task = taught(process=process, prediction=prediction, data="two-moons")
     assert math.isfinite(task.score(task.make_teacher().module, "validation", Runtime())[task.metric])
+
+
+@pytest.mark.parametrize("process", ["edm", "flow", "cosine"])
+def test_the_exact_teacher_is_the_law(process: str) -> None:
+    """The denoiser of tests/laws.py, on every process; and a sampler of many steps comes to the data's floor."""
+    task = Generation(data="eight-gaussians", teacher="exact", process=process, points=600, steps=50)
+    if process != "edm":
+        task = task.but(spacing="uniform", solver="ddim", steps=200)
+    sampler = task.make_teacher().module
+    known = mixture(NAMED[process], eight_centres(), SPREAD, conditional=True)
+    x, _ = task.samples.test.fetch(torch.arange(5), view=None)
+    t, c = torch.tensor([0.05, 0.2, 0.5, 0.7, 0.9]), torch.tensor([0, 8, 3, 8, 7])
+    assert torch.allclose(sampler.denoiser(x, t, c), known(x, t, c), atol=1e-5)
+    found = task.score(sampler, "test", Runtime())
+    assert found["sliced_wasserstein"] < 2 * found["sliced_wasserstein_floor"]
+    assert found["wasserstein"] < 1.5 * found["wasserstein_floor"]
+    assert found["modes_covered"] == 1
+
+
+def test_an_exact_teacher_needs_a_law_and_a_student_of_another_kind(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exact denoiser of data 'two-moons' is not known: pass --task.data"):
+        Generation(data="two-moons", teacher="exact").make_teacher()
+    task = Generation(data="eight-gaussians", teacher="exact").quick()
+    with pytest.raises(UserError, match="no weights to start a student from: pass --task.student"):
+        task.make_student(0)
+    student = task.but(student="mlp:16x1")
+    run, _ = execute(Job(FDistill(gan_weight=0.0, divergence="rkl"), student, ENGINE, 0), tmp_path / "run")
+    assert run.result["arms"]["teacher"]["test"]["modes_covered"] == 1
 
 
 @pytest.mark.parametrize("name", ["mlp:16x2", "unet:8-16", "dit:16x1@2"])

@@ -55,7 +55,7 @@ class Generation(Task):
     conditional: bool = True
     """Condition on the data's labels, where they have any."""
     teacher: str = "mlp:192x4"
-    """Architecture of the teacher (mlp:WIDTHxDEPTH, unet:CHANNELS-CHANNELS, dit:WIDTHxDEPTH@PATCH), or none."""
+    """mlp:WIDTHxDEPTH, unet:CHANNELS-CHANNELS, dit:WIDTHxDEPTH@PATCH, exact (of eight-gaussians), or none."""
     student: str = ""
     """Architecture of the student, from fresh weights; empty: the teacher's, from the teacher's weights."""
     teacher_weights: str = ""
@@ -200,7 +200,14 @@ class Generation(Task):
             return given.copy()
         if given is not None:
             raise not_a_denoiser("student", given)
-        return self._build(self.student, seed) if self.student else self._teacher().denoiser.copy()
+        if self.student:
+            return self._build(self.student, seed)
+        teacher = self._teacher().denoiser
+        if not teacher.learnt:
+            raise UserError(
+                "the teacher has no weights to start a student from: pass --task.student mlp:64x2"
+            )
+        return teacher.copy()
 
     def _build(self, name: str, seed: int) -> Denoiser:
         return build_denoiser(name, self.process, self.prediction, self.space, self.classes, seed)
@@ -244,7 +251,7 @@ class Generation(Task):
         """Training the teacher on all training samples."""
         from stillroom.generators.undistilled import Diffusion
 
-        if "teacher" in self.given or self.teacher_weights or self.teacher == "none":
+        if "teacher" in self.given or self.teacher_weights or self.teacher in ("none", "exact"):
             return None
         # Not a copy of self: whatever a task of its own scores a student by, the teacher is the same.
         plain = Generation(**{f.name: getattr(self, f.name) for f in fields(Generation)})

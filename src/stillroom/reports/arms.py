@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stillroom.history import read_rows
+from stillroom.history import read_fit
 from stillroom.reports.formats import known
 from stillroom.reports.palette import LOOKS, Look
 from stillroom.reports.series import Series
@@ -65,7 +65,7 @@ def read_arms(result: Mapping[str, Any], folder: Path) -> Arms:
     arms = []
     for name, arm in result["arms"].items():
         role = arm["role"]
-        rows = read_rows(folder / arm["folder"] / "metrics.jsonl") if arm.get("folder") else []
+        rows = read_fit(folder / arm["folder"]) if arm.get("folder") else []
         look = ROLE_LOOKS[role] if role in ROLE_LOOKS else next(spare)
         test, validation, cost = (arm.get(part) or {} for part in ("test", "validation", "cost"))
         arms.append(Arm(name, role, WORDS.get(role, name), look, test, validation, cost, rows))

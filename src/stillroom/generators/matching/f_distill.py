@@ -134,7 +134,8 @@ class FDistill(GeneratorMethod):
                 f"--method.time-low is {self.time_low:g} and process '{self.reference.denoiser.process.name}' is "
                 "matched up to 0.98 of its time: pass less"
             )
-        self.fake = self.reference.denoiser.copy()
+        teacher = self.reference.denoiser
+        self.fake = (teacher if teacher.learnt else self.student).copy()
         self.generator = Sampler(self.student, Plan("ddim", steps=1))
         self.real = self.reference.but(guidance=task.guidance)
         self.ratio = RatioBins(self.bins, low, high, self.memory)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from stillroom.config import digest
+from stillroom.data.points import SPREAD
 from stillroom.errors import UserError, reason
 from stillroom.generators.parts.data import Samples
 from stillroom.generators.parts.denoiser import Clock, Denoiser
 from stillroom.generators.parts.sampler import Sampler
 from stillroom.models.denoisers import build_denoiser_network
+from stillroom.models.denoisers.mixture import MixtureNetwork
 from stillroom.models.denoisers.names import network_config
 
 
@@ -23,7 +25,10 @@ def build_denoiser(
     """An untrained denoiser of the architecture `name` for these samples.
 
     Prediction 'auto' is EDM's preconditioning on edm, the velocity on flow, and v on variance preserving processes.
+    'exact' is the denoiser of the law itself, where it is known. Raises UserError where it is not.
     """
+    if name == "exact":
+        return _exact(process, samples, classes)
     if prediction == "auto":
         prediction = {"edm": "edm", "flow": "velocity"}.get(process, "v")
     network = build_denoiser_network(name, shape=samples.shape, classes=classes, seed=seed)
@@ -34,6 +39,16 @@ def build_denoiser(
     return Denoiser(
         network, process, prediction, classes=classes, clock=clock, sigma_data=samples.deviation()
     )
+
+
+def _exact(process: str, samples: Samples, classes: int) -> Denoiser:
+    if samples.centres is None:
+        raise UserError(
+            f"the exact denoiser of data '{samples.name}' is not known: pass --task.data eight-gaussians, or an "
+            "architecture"
+        )
+    network = MixtureNetwork(samples.centres, SPREAD)
+    return Denoiser(network, "edm", "x0", classes=classes, clock="unit").on(process)
 
 
 def smallest(name: str) -> str:

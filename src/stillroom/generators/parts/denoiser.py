@@ -71,6 +71,11 @@ class Denoiser(nn.Module):
         return self.classes > 0 or self.null is not None
 
     @property
+    def learnt(self) -> bool:
+        """Whether it has weights: an exact denoiser has none."""
+        return next(self.network.parameters(), None) is not None
+
+    @property
     def start(self) -> float:
         """The largest time it may be asked at: T, or just below where alpha_T is 0 and it has no answer there.
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from stillroom.errors import UserError
 from stillroom.models.denoisers.library import Wrapped, diffusers, wrap
+from stillroom.models.denoisers.mixture import MixtureNetwork, mixture_from
 from stillroom.models.denoisers.residual import ResidualMLP
 
 EXAMPLES = "mlp:256x4, unet:32-64, dit:64x4@2"
@@ -98,13 +99,15 @@ def network_from_config(config: dict[str, Any]) -> nn.Module:
     """The untrained network that `network_config` described."""
     if config["kind"] == "mlp":
         return ResidualMLP(config["shape"], config["classes"], config["width"], config["depth"])
+    if config["kind"] == "mixture":
+        return mixture_from(config)
     model = getattr(diffusers(), config["kind"])
     return wrap(model.from_config(config["options"]))
 
 
 def network_config(network: nn.Module) -> dict[str, Any] | None:
     """What makes the architecture of `network` again; None for a module of the user's own."""
-    if isinstance(network, ResidualMLP):
+    if isinstance(network, (ResidualMLP, MixtureNetwork)):
         return network.config()
     if isinstance(network, Wrapped):
         options = {key: value for key, value in network.options.items() if not key.startswith("_")}
