@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 
 import stillroom
 from laws import mixture
+from pipelines import text_pipeline
 from stillroom.data.points import SPREAD, eight_centres
 from stillroom.engine import Engine, Watcher
 from stillroom.errors import UserError
@@ -203,7 +205,26 @@ def test_what_says_nothing_of_itself_or_has_other_classes_is_refused() -> None:
         Generation().using(teacher=Denoiser(network, "edm", "edm", classes=4)).check(0, True)
 
 
-@pytest.mark.parametrize(("name", "line"), [("kl:4", "is not of the form"), ("kl:4@8", "the images have 12")])
+@pytest.mark.parametrize(
+    ("name", "line"), [("kl:4", "is no folder and not of"), ("kl:4@8", "the images have 12")]
+)
 def test_an_autoencoder_that_does_not_fit_is_one_line(name: str, line: str) -> None:
     with pytest.raises(UserError, match=line):
         parse_autoencoder(name, 12)
+
+
+def test_a_text_pipeline_teaches_labelled_images_and_takes_the_student_back(tmp_path: Path) -> None:
+    """--task.teacher-weights PIPELINE --task.autoencoder PIPELINE/vae --task.prompt 'a {}' on the digits."""
+    pytest.importorskip("transformers")
+    folder = text_pipeline(tmp_path / "pipeline")
+    task = Generation(teacher_weights=str(folder), autoencoder=str(folder / "vae"), prompt="a {}")
+    task = task.but(score_samples=60, features="pixels", solver="ddim", steps=3, spacing="uniform")
+    run, student = execute(Job(FDistill(), task, ENGINE, 0), tmp_path / "run")
+    assert task.space.shape == (4, 4, 4)
+    assert student.denoiser.classes == 10
+    index = json.loads((run.path / "student" / "pipeline" / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionPipeline"
+    assert "guidance_scale=1)` samples it" in (run.path / "student" / "README.md").read_text()
+    noise, c = torch.randn(2, 4, 4, 4), torch.tensor([1, 7])
+    with torch.no_grad():
+        assert torch.equal(run.student()(noise, c), student(noise, c))

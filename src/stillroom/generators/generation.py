@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from stillroom import metrics
 from stillroom.data import Source
 from stillroom.data.points import POINTS
-from stillroom.engine import Engine
 from stillroom.errors import UserError, require
 from stillroom.generators.parts import scoring
 from stillroom.generators.parts.building import (
@@ -25,7 +24,6 @@ from stillroom.generators.parts.building import (
     read_denoiser,
     smallest,
 )
-from stillroom.generators.parts.card import write_card
 from stillroom.generators.parts.data import Samples, load_samples
 from stillroom.generators.parts.denoiser import Denoiser
 from stillroom.generators.parts.judge import Features, Judge, classifier, make_judge
@@ -34,7 +32,6 @@ from stillroom.generators.parts.pictures import pictures
 from stillroom.generators.parts.sampler import Plan, Sampler
 from stillroom.generators.parts.solvers import Solver, Spacing
 from stillroom.models.probing import quietly
-from stillroom.optim import Recipe
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
 from stillroom.task import Task, TeacherJob
@@ -60,6 +57,8 @@ class Generation(Task):
     """Architecture of the student, from fresh weights; empty: the teacher's, from the teacher's weights."""
     teacher_weights: str = ""
     """Folder of an earlier run or of a diffusers pipeline; empty: train the teacher here."""
+    prompt: str = "{}"
+    """How a class is said to a teacher that is conditioned on text; {} is the class's name."""
     process: Literal["cosine", "linear", "scaled-linear", "edm", "flow"] = "edm"
     """Forward process that the teacher is trained on."""
     prediction: Literal["auto", "x0", "eps", "v", "score", "velocity", "edm"] = "auto"
@@ -91,7 +90,7 @@ class Generation(Task):
     image_size: int | None = None
     """Scale all images to this height and width, pixels; None takes them as they are."""
     autoencoder: str = ""
-    """Work on latents: kl:CHANNELS@FACTOR trains an AutoencoderKL that divides the side by FACTOR; empty: on pixels."""
+    """Work on latents: kl:CHANNELS@FACTOR trains an autoencoder, a folder holds one of diffusers; empty: on pixels."""
     features: Features = "classifier"
     """What images are compared in: a classifier of the same data, Inception v3 if its weights are here, or pixels."""
     score_samples: int = 2000
@@ -236,7 +235,8 @@ class Generation(Task):
         """The teacher from a folder, or untrained where it is to be trained here."""
         if not self.teacher_weights:
             return self.sampler(self._build(self.teacher, self.teacher_seed))
-        return self.sampler(read_denoiser(Path(self.teacher_weights)))
+        prompts = [self.prompt.format(name) for name in self.samples.classes[: self.classes]]
+        return self.sampler(read_denoiser(Path(self.teacher_weights), prompts))
 
     def make_teacher(self) -> Teacher:
         """The frozen teacher, a Sampler; it must have been taught, unless its weights come from outside."""
@@ -249,25 +249,11 @@ class Generation(Task):
 
     def teacher_job(self, engine: Any) -> TeacherJob | None:
         """Training the teacher on all training samples."""
-        from stillroom.generators.undistilled import Diffusion
+        from stillroom.generators.undistilled import training_of_teacher
 
         if "teacher" in self.given or self.teacher_weights or self.teacher in ("none", "exact"):
             return None
-        # Not a copy of self: whatever a task of its own scores a student by, the teacher is the same.
-        plain = Generation(**{f.name: getattr(self, f.name) for f in fields(Generation)})
-        task = plain.but(
-            student=self.teacher, teacher="none", vary_teacher=True, teacher_seed=0, guidance=1.0
-        )
-        task = task.but(solver="heun", steps=18, spacing="karras", features="pixels", score_samples=2000)
-        task.given = {key: value for key, value in self.given.items() if key == "data"}
-        recipe = Recipe(
-            "adam", lr=self.teacher_lr, weight_decay=0.0, schedule="cosine", warmup=0.02, ema=0.998
-        )
-        engine = Engine(
-            steps=self.teacher_steps, batch_size=self.teacher_batch_size, recipe=recipe, evaluate_every=0
-        )
-        key = {"data": self.samples.fingerprint}
-        return TeacherJob(Diffusion(drop=self.drop_condition), task, engine, self.teacher_seed, key)
+        return training_of_teacher(self)
 
     # -- checks and scores --------------------------------------------------------------------------------------
 
@@ -352,23 +338,11 @@ class Generation(Task):
 
     def export(self, product: nn.Module, folder: Path, about: Mapping[str, Any]) -> None:
         """Write the sampler, a diffusers pipeline of it where one can be, and a model card to `folder`."""
-        from stillroom.generators.parts.pipelines import write_pipeline
-        from stillroom.generators.parts.saving import save_sampler
+        from stillroom.generators.parts.publishing import publish
 
-        samples = self.samples
-        config = {
-            "shape": list(samples.shape),
-            "labels": samples.classes if self.classes else [],
-            "latents": None if self.latents is None else {"scale": self.latents.scale},
-            "made_by": {"method": about["method"], "data": samples.name, "seed": about["seed"]},
-        }
         assert isinstance(product, Sampler)
-        save_sampler(folder, product, config)
-        if self.latents is not None:
-            self.latents.module.save_pretrained(folder / "autoencoder")  # type: ignore[operator]
-        # A pipeline would take latents for images.
-        note = write_pipeline(folder / "pipeline", product) if self.latents is None else None
-        write_card(folder, product, config, about, note)
+        origin = Path(self.teacher_weights) if self.teacher_weights else None
+        publish(folder, product, about, self.samples, self.latents, origin)
 
     @classmethod
     def load(cls, folder: Path, module: nn.Module | None = None) -> Sampler:

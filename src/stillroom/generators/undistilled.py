@@ -8,11 +8,12 @@ arXiv:2206.00364; Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022, a
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from torch import Tensor
 
+from stillroom.engine import Engine
 from stillroom.errors import require
 from stillroom.generators.generation import Generation
 from stillroom.generators.parts import times
@@ -22,7 +23,8 @@ from stillroom.generators.parts.estimate import true_value
 from stillroom.generators.parts.sampler import FixedGuidance, Sampler
 from stillroom.generators.parts.solvers import Solver
 from stillroom.method import Batch, Fit, Method, Result, Update, Updates
-from stillroom.task import Task
+from stillroom.optim import Recipe
+from stillroom.task import Task, TeacherJob
 
 
 def training_times(denoiser: Denoiser, u: Tensor) -> Tensor:
@@ -91,6 +93,20 @@ class Diffusion(GeneratorMethod):
     def baseline(self, task: Task) -> Method | None:
         """None: this is what others are compared with."""
         return None
+
+
+def training_of_teacher(task: Generation) -> TeacherJob:
+    """How the teacher of `task` is trained: `Diffusion`, with the options that the task has for it."""
+    # Not a copy of the task: whatever a task of its own scores a student by, the teacher is the same.
+    plain = Generation(**{f.name: getattr(task, f.name) for f in fields(Generation)})
+    plain = plain.but(student=task.teacher, teacher="none", vary_teacher=True, teacher_seed=0, guidance=1.0)
+    plain = plain.but(solver="heun", steps=18, spacing="karras", features="pixels", score_samples=2000)
+    plain.given = {key: value for key, value in task.given.items() if key == "data"}
+    recipe = Recipe("adam", lr=task.teacher_lr, weight_decay=0.0, schedule="cosine", warmup=0.02, ema=0.998)
+    steps, size = task.teacher_steps, task.teacher_batch_size
+    engine = Engine(steps=steps, batch_size=size, recipe=recipe, evaluate_every=0)
+    key = {"data": task.samples.fingerprint}
+    return TeacherJob(Diffusion(drop=task.drop_condition), plain, engine, task.teacher_seed, key)
 
 
 @dataclass(eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -57,15 +58,18 @@ def smallest(name: str) -> str:
     return small.get(name.partition(":")[0], name)
 
 
-def read_denoiser(folder: Path) -> Denoiser:
-    """The denoiser in the folder of a run, of a run's student, or of a diffusers pipeline."""
+def read_denoiser(folder: Path, prompts: Sequence[str] = ()) -> Denoiser:
+    """The denoiser in the folder of a run, of a run's student, or of a diffusers pipeline.
+
+    `prompts` say the classes in words, for a pipeline that is conditioned on text.
+    """
     from stillroom.generators.parts.pipelines import read_pipeline
     from stillroom.generators.parts.saving import load_sampler
 
     folder = folder / "student" if (folder / "student").is_dir() else folder
     if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
         return load_sampler(folder).denoiser
-    return read_pipeline(folder).denoiser
+    return read_pipeline(folder, prompts).denoiser
 
 
 def not_a_denoiser(role: str, given: object) -> UserError:

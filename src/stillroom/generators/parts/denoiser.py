@@ -29,7 +29,8 @@ class Denoiser(nn.Module):
     the data's deviation `sigma_data`. `clock` is its own time: 'unit' (t), 'index' (N t - 1, as diffusers
     count), 'thousand' (1000 t) or 'log-sigma' (ln(sigma/alpha) / 4). `classes` > 0 makes it conditional: labels
     0 .. classes - 1, and `classes` itself for no condition. With `null` [...] conditions are embeddings [n, ...]
-    instead, and `null` is the one that stands for none.
+    instead, and `null` is the one that stands for none; with a `table` [classes + 1, ...] they are labels, and the
+    network is given their rows, the last for none.
 
     Raises UserError where prediction or process is missing or unknown, or where they contradict each other.
     """
@@ -45,6 +46,7 @@ class Denoiser(nn.Module):
         sigma_data: float = 0.5,
         takes_guidance: bool = False,
         null: Tensor | None = None,
+        table: Tensor | None = None,
     ) -> None:
         super().__init__()
         if prediction not in PREDICTIONS:
@@ -64,6 +66,7 @@ class Denoiser(nn.Module):
                 "process 'cosine', 'linear' or 'scaled-linear', or prediction 'velocity'"
             )
         self.register_buffer("null", null)
+        self.register_buffer("table", table)
 
     @property
     def conditional(self) -> bool:
@@ -127,7 +130,7 @@ class Denoiser(nn.Module):
         Guidance here is an input of the network; `guided` composes it from two passes of one that has none.
         """
         t = t.expand(len(x)) if t.ndim == 0 else t
-        condition = self._condition(condition, len(x), x.device)
+        condition = self._embedded(self._condition(condition, len(x), x.device))
         if self.takes_guidance:
             guidance = torch.ones(len(x), device=x.device) if guidance is None else guidance.expand(len(x))
         if self.process != self.own:
@@ -173,6 +176,10 @@ class Denoiser(nn.Module):
         if not self.conditional:
             return None
         return self.no_condition(n, device) if condition is None else condition
+
+    def _embedded(self, condition: Tensor | None) -> Tensor | None:
+        """What the network is given for a condition: its row of the table, where there is one."""
+        return condition if condition is None or self.table is None else self.table[condition]
 
     def drop(self, condition: Tensor | None, u: Tensor, share: float) -> Tensor | None:
         """`condition`, replaced by none where the uniform numbers `u` [n] are below `share`."""
@@ -237,8 +244,10 @@ class Denoiser(nn.Module):
         }
 
 
-def denoiser_from(network: nn.Module, config: dict[str, Any], null: Tensor | None = None) -> Denoiser:
-    """The denoiser that `config` came from, around `network`, with the embedding that stands for no condition."""
+def denoiser_from(
+    network: nn.Module, config: dict[str, Any], null: Tensor | None = None, table: Tensor | None = None
+) -> Denoiser:
+    """The denoiser that `config` came from, around `network`, with the embeddings of conditions that it had."""
     own, moved = config["own_process"], make_process(config["process"])
     rest = {key: value for key, value in config.items() if key not in ("process", "own_process")}
-    return Denoiser(network, own, null=null, **rest).on(moved)
+    return Denoiser(network, own, null=null, table=table, **rest).on(moved)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from stillroom.data import Source, TensorSource
 from stillroom.engine import Engine
-from stillroom.errors import UserError
+from stillroom.errors import UserError, reason
 from stillroom.generators.parts.data import Samples
 from stillroom.method import Batch, Method, Update, Updates
 from stillroom.models.denoisers.library import diffusers
@@ -122,6 +123,11 @@ class LatentSpace:
         with torch.no_grad():
             return torch.cat([self.module.decode(part).sample for part in (z / self.scale).split(500)])
 
+    def save(self, folder: Path) -> None:
+        """Write the autoencoder as diffusers has it, with the scale as its `scaling_factor`."""
+        self.module.register_to_config(scaling_factor=self.scale)
+        self.module.save_pretrained(folder)
+
     def samples(self, images: Samples) -> Samples:
         """The same samples as latents."""
         train, validation, test = (self._source(s) for s in (images.train, images.validation, images.test))
@@ -137,7 +143,9 @@ def parse_autoencoder(name: str, side: int) -> tuple[int, int]:
     """Channels and levels of `kl:CHANNELS@FACTOR`; UserError for another form, or a side that does not divide."""
     match = re.fullmatch(r"kl:(\d+)@(2|4|8)", name)
     if match is None or int(match[1]) < 1:
-        raise UserError(f"--task.autoencoder '{name}' is not of the form kl:CHANNELS@FACTOR: write kl:4@2")
+        raise UserError(
+            f"--task.autoencoder '{name}' is no folder and not of the form kl:CHANNELS@FACTOR: write kl:4@2"
+        )
     if side % int(match[2]):
         raise UserError(
             f"--task.autoencoder '{name}' divides sides by {match[2]}, the images have {side}: pass another factor or "
@@ -146,8 +154,24 @@ def parse_autoencoder(name: str, side: int) -> tuple[int, int]:
     return int(match[1]), int(match[2]).bit_length() - 1
 
 
+def read_latent_space(folder: Path) -> LatentSpace:
+    """The space of an AutoencoderKL that diffusers saved; UserError where there is none, or its weights are pickled."""
+    try:
+        module = diffusers().AutoencoderKL.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"--task.autoencoder '{folder}' holds no AutoencoderKL in safetensors ({reason(error)}): pass a pipeline's "
+            "vae folder"
+        ) from None
+    return LatentSpace(module.requires_grad_(False).eval(), float(module.config.scaling_factor))
+
+
 def make_latent_space(name: str, images: Samples) -> LatentSpace:
-    """The space of the autoencoder `name`, trained on the training images now or before."""
+    """The space of the autoencoder `name`, trained on the training images now or before, or of one in a folder."""
+    if Path(name).is_dir():
+        return read_latent_space(Path(name))
     task = Images(fingerprint_of=images.fingerprint)
     task.given = {"samples": images}
     channels, levels = parse_autoencoder(name, images.shape[-1])

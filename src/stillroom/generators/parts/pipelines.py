@@ -1,19 +1,20 @@
-"""diffusers pipeline folders: teachers come from them, students of a form that diffusers can sample go out as them."""
+"""diffusers pipeline folders as teachers; `publishing` writes students out as such."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from stillroom.errors import UserError, reason
 from stillroom.generators.parts.denoiser import Clock, Denoiser
-from stillroom.generators.parts.process import Cosine, Discrete, Flow, Process, VarianceExploding
+from stillroom.generators.parts.process import Discrete, Flow, Process, VarianceExploding
+from stillroom.generators.parts.prompts import embed_prompts
 from stillroom.generators.parts.sampler import Plan, Sampler
-from stillroom.models.denoisers.library import UNet2D, diffusers, wrap
+from stillroom.models.denoisers.library import diffusers, wrap
 
 RUNS_CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NETWORKS = ("unet", "transformer")
@@ -21,12 +22,13 @@ BETAS = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v
 LETTERS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
 
-def read_pipeline(folder: Path) -> Sampler:
+def read_pipeline(folder: Path, prompts: Sequence[str] = ()) -> Sampler:
     """The denoiser of a pipeline folder, to be sampled by DDIM in 50 steps; latent pipelines in latent space.
 
     Its network is a UNet2DModel, a UNet2DConditionModel or a DiTTransformer2DModel, its process and prediction
-    are read from its scheduler. Raises UserError for a folder that holds no pipeline, weights that could run code,
-    and a scheduler that does not say, or contradicts, what the network predicts.
+    are read from its scheduler. `prompts` say each class in words to a network that is conditioned on text: the
+    folder's own text encoder embeds them once. Raises UserError for a folder that holds no pipeline, weights that
+    could run code, and a scheduler that does not say, or contradicts, what the network predicts.
     """
     part = next((name for name in NETWORKS if (folder / name / "config.json").is_file()), None)
     if part is None:
@@ -34,17 +36,29 @@ def read_pipeline(folder: Path) -> Sampler:
             f"--task.teacher-weights '{folder}' holds neither a run's student nor a diffusers pipeline: pass a folder "
             "with config.json and model.safetensors, or with unet/ or transformer/ and scheduler/"
         )
-    _refuse_code(folder / part)
+    refuse_code(folder / part)
     process, prediction, clock, deviation = read_schedule(folder / "scheduler")
     network = _network(folder / part)
-    classes, null = _conditions(network)
+    classes, null, table = _conditions(network), None, None
+    if type(network).__name__ == "UNet2DConditionModel":
+        null = torch.zeros(77, network.config.cross_attention_dim)
+        if prompts:
+            classes, null, table = len(prompts), None, embed_prompts(folder, [*prompts, ""])
     denoiser = Denoiser(
-        wrap(network), process, prediction, classes=classes, clock=clock, sigma_data=deviation, null=null
+        wrap(network),
+        process,
+        prediction,
+        classes=classes,
+        clock=clock,
+        sigma_data=deviation,
+        null=null,
+        table=table,
     )
     return Sampler(denoiser, Plan()).eval()
 
 
-def _refuse_code(folder: Path) -> None:
+def refuse_code(folder: Path) -> None:
+    """Raise UserError for a folder whose weights are no safetensors."""
     if any(folder.glob("*.safetensors")):
         return
     for path in sorted(folder.iterdir()):
@@ -68,14 +82,12 @@ def _network(folder: Path) -> Any:
         ) from None
 
 
-def _conditions(network: Any) -> tuple[int, torch.Tensor | None]:
-    """Number of classes, and the embedding that stands for no condition where conditions are embeddings."""
+def _conditions(network: Any) -> int:
+    """Number of classes."""
     options, kind = network.config, type(network).__name__
-    if kind == "UNet2DConditionModel":
-        return 0, torch.zeros(77, options.cross_attention_dim)
     if kind == "DiTTransformer2DModel":
-        return options.num_embeds_ada_norm, None
-    return (options.num_class_embeds or 1) - 1, None
+        return options.num_embeds_ada_norm
+    return (getattr(options, "num_class_embeds", None) or 1) - 1
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -133,54 +145,3 @@ def _table(about: dict[str, Any], path: Path) -> Discrete:
         )
     start, end = float(about.get("beta_start", 1e-4)), float(about.get("beta_end", 0.02))
     return Discrete(BETAS[kind], start, end, steps, zero)  # type: ignore[arg-type]
-
-
-# -- out --------------------------------------------------------------------------------------------------------
-
-
-def write_pipeline(folder: Path, sampler: Sampler) -> str | None:
-    """Write a folder that `DiffusionPipeline.from_pretrained` loads; returns how, or None where there is no form.
-
-    diffusers' DDIMPipeline samples an unconditional UNet2DModel that puts out eps, v or x0 on a variance
-    preserving process, by DDIM on a uniform grid from unit noise: those students become one, and sample there
-    what they sample here. For others diffusers has no pipeline of its own, and nothing is written.
-    """
-    denoiser = sampler.denoiser
-    network: nn.Module = denoiser.network
-    if not isinstance(network, UNet2D) or network.guidance is not None or denoiser.conditional:
-        return None
-    if not _is_ddim_pipelines(sampler):
-        return None
-    letters = {ours: theirs for theirs, ours in LETTERS.items()}
-    library = diffusers()
-    scheduler = library.DDIMScheduler(
-        num_train_timesteps=getattr(denoiser.process, "steps", 1000),
-        trained_betas=_betas(denoiser.process),
-        prediction_type=letters[denoiser.prediction],
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-    )
-    library.DDIMPipeline(unet=network.model, scheduler=scheduler).save_pretrained(folder)
-    return (
-        f"`diffusers.DiffusionPipeline.from_pretrained('pipeline')(num_inference_steps={sampler.plan.steps})` samples "
-        "it without Stillroom."
-    )
-
-
-def _is_ddim_pipelines(sampler: Sampler) -> bool:
-    """Whether the way from noise to data is the one that diffusers' DDIMPipeline goes."""
-    denoiser, plan = sampler.denoiser, sampler.plan
-    if denoiser.process != denoiser.own or not isinstance(denoiser.process, (Discrete, Cosine)):
-        return False
-    # It starts from unit noise, we from sigma_T times it.
-    unit = float(denoiser.process.sigma(torch.tensor(1.0, dtype=torch.float64))) > 1 - 1e-4
-    plain = plan.solver == "ddim" and plan.spacing == "uniform" and sampler.start == 1.0
-    return unit and plain and denoiser.clock == "index" and denoiser.prediction in LETTERS.values()
-
-
-def _betas(process: Process) -> list[float]:
-    steps = getattr(process, "steps", 1000)
-    t = torch.arange(steps + 1, dtype=torch.float64) / steps
-    bar = process.alpha(t).square()
-    return (1 - bar[1:] / bar[:-1]).clamp(1e-12, 0.999999).tolist()

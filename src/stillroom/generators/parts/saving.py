@@ -16,8 +16,8 @@ from stillroom.generators.parts.sampler import Plan, Sampler
 from stillroom.models.denoisers.names import network_config, network_from_config
 from stillroom.models.files import CONFIG, WEIGHTS, fill, portable_state, read_weights
 
-NULL = "denoiser.null"
-"""The embedding that stands for no condition, beside the network's weights."""
+NULL, TABLE = "denoiser.null", "denoiser.table"
+"""Embeddings of no condition, and of all conditions, beside the network's weights."""
 
 
 def save_sampler(folder: Path, sampler: Sampler, config: Mapping[str, Any]) -> None:
@@ -25,8 +25,9 @@ def save_sampler(folder: Path, sampler: Sampler, config: Mapping[str, Any]) -> N
     network = sampler.denoiser.network
     about = {**config, "network": network_config(network), **sampler.config()}
     folder.mkdir(parents=True, exist_ok=True)
-    null = sampler.denoiser.null
-    save_tensors(folder / WEIGHTS, portable_state(network) | ({} if null is None else {NULL: null}))
+    beside = {NULL: sampler.denoiser.null, TABLE: sampler.denoiser.table}
+    held = {key: value for key, value in beside.items() if value is not None}
+    save_tensors(folder / WEIGHTS, portable_state(network) | held)
     write_json(folder / CONFIG, about)
 
 
@@ -50,6 +51,8 @@ def load_sampler(folder: Path, network: nn.Module | None = None) -> Sampler:
         if about["denoiser"]["takes_guidance"] and add is not None:
             add()
     tensors = read_weights(folder / WEIGHTS)
-    null = tensors.pop(NULL, None)
+    null, table = tensors.pop(NULL, None), tensors.pop(TABLE, None)
     fill(network, tensors, folder / WEIGHTS)
-    return Sampler(denoiser_from(network, about["denoiser"], null), from_plain(Plan, about["plan"])).eval()
+    return Sampler(
+        denoiser_from(network, about["denoiser"], null, table), from_plain(Plan, about["plan"])
+    ).eval()

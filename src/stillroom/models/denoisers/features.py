@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,10 @@ class Fourier(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], -1)
 
 
+COUNT, LOW, HIGH = 32, 0.1, 60.0
+"""Frequencies of a guidance scale: scales run from 1 to about 15, periods from a tenth to several times the range."""
+
+
 class GuidanceEmbedding(nn.Module):
     """A guidance scale w [n] as a vector [n, width] to be added to a time embedding.
 
@@ -31,9 +36,9 @@ class GuidanceEmbedding(nn.Module):
 
     def __init__(self, width: int, hidden: int = 0) -> None:
         super().__init__()
-        # scales run from 1 to about 15: periods from a tenth of a unit to several times the range
-        self.features = Fourier(32, 0.1, 60.0)
-        self.first = nn.Linear(64, hidden or width)
+        self.features = Fourier(COUNT, LOW, HIGH)
+        self.width = width
+        self.first = nn.Linear(2 * COUNT, hidden or width)
         self.last = nn.Linear(hidden or width, width)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
@@ -41,3 +46,8 @@ class GuidanceEmbedding(nn.Module):
     def forward(self, scale: Tensor) -> Tensor:
         """The vector [n, width] for scales [n]."""
         return self.last(nn.functional.silu(self.first(self.features(scale).to(self.first.weight.dtype))))
+
+    def config(self) -> dict[str, Any]:
+        """What makes the same embedding again."""
+        hidden = self.first.out_features
+        return {"width": self.width, "hidden": hidden, "count": COUNT, "low": LOW, "high": HIGH}
