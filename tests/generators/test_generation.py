@@ -14,7 +14,7 @@ from torch import nn
 import stillroom
 from laws import mixture
 from pipelines import text_pipeline
-from stillroom.data.points import SPREAD, eight_centres
+from stillroom.data.points import SPREAD, draw_points, eight_centres, uneven_shares
 from stillroom.engine import Engine, Watcher
 from stillroom.errors import UserError
 from stillroom.generators.generation import Generation
@@ -64,6 +64,19 @@ def test_a_teacher_that_is_trained_here_is_sampled_as_asked(process: str) -> Non
 def test_every_process_and_letter_trains_and_samples(process: str, prediction: str) -> None:
     task = taught(process=process, prediction=prediction, data="two-moons")
     assert math.isfinite(task.score(task.make_teacher().module, "validation", Runtime())[task.metric])
+
+
+def test_the_uneven_law_has_the_shares_that_it_says() -> None:
+    """Counts of 20,000 points within five standard errors of shares that fall from 30 to 1."""
+    _, which = draw_points("uneven-gaussians", 20_000, 0)
+    shares = uneven_shares().double()
+    assert float(shares[0] / shares[-1]) == pytest.approx(30, rel=1e-5)
+    error = (shares * (1 - shares) / 20_000).sqrt()
+    assert ((which.bincount() / 20_000 - shares).abs() < 5 * error).all()
+    task = Generation(data="uneven-gaussians", conditional=False, teacher="exact", points=600)
+    found = task.score(task.make_teacher().module, "test", Runtime())
+    assert found["mode_distance"] < 0.05
+    assert found["modes_covered"] == 1
 
 
 @pytest.mark.parametrize("process", ["edm", "flow", "cosine"])

@@ -19,6 +19,7 @@ from stillroom.metrics.generation import (
     frechet,
     mmd,
     mode_counts,
+    mode_distance,
     modes_covered,
     precision_recall,
     sliced_wasserstein,
@@ -398,3 +399,12 @@ def test_modes_covered_refuses_what_makes_no_share() -> None:
         modes_covered(counts, total=3)
     with pytest.raises(UserError, match=r"counts have shape \(0,\)"):
         modes_covered(counts[:0])
+
+
+def test_mode_distance_is_the_mass_that_would_have_to_move() -> None:
+    assert mode_distance(torch.tensor([5, 5])) == 0
+    assert mode_distance(torch.tensor([9, 1])) == pytest.approx(0.4)
+    assert mode_distance(torch.tensor([9, 1]), torch.tensor([90.0, 10])) == pytest.approx(0)
+    assert mode_distance(torch.tensor([7, 0]), torch.tensor([0.0, 2])) == 1
+    with pytest.raises(UserError, match="no samples were counted in any mode"):
+        mode_distance(torch.tensor([0, 0]))

@@ -30,6 +30,18 @@ def eight_gaussians(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
     return eight_centres()[which] + _noise(n, generator), which
 
 
+def uneven_shares() -> Tensor:
+    """The shares [8] of the uneven Gaussians, in geometric steps: the first mode has 30 times as much as the last."""
+    shares = 30.0 ** (-torch.arange(8) / 7)
+    return shares / shares.sum()
+
+
+def uneven_gaussians(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """As `eight_gaussians`, with `uneven_shares`: what is rare is what a student drops first."""
+    which = torch.multinomial(uneven_shares(), n, replacement=True, generator=generator)
+    return eight_centres()[which] + _noise(n, generator), which
+
+
 def checkerboard(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Points [n, 2] uniform on the eight dark squares of a 4 x 4 board over [-1, 1]^2, and their square."""
     which = torch.randint(8, (n,), generator=generator)
@@ -59,6 +71,7 @@ def swiss_roll(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 POINTS: dict[str, Callable[[int, torch.Generator], tuple[Tensor, Tensor]]] = {
     "eight-gaussians": eight_gaussians,
+    "uneven-gaussians": uneven_gaussians,
     "checkerboard": checkerboard,
     "two-moons": two_moons,
     "swiss-roll": swiss_roll,
@@ -73,3 +86,9 @@ def draw_points(name: str, n: int, seed: int) -> tuple[Tensor, Tensor]:
     if name not in POINTS:
         raise UserError(f"there are no points called '{name}': pass one of {', '.join(POINTS)}")
     return POINTS[name](n, torch.Generator().manual_seed(seed))
+
+
+def modes_of(name: str) -> tuple[Tensor, Tensor] | None:
+    """Centres [K, 2] and shares [K] of the modes of the law called `name`; None where it has none."""
+    shares = {"eight-gaussians": torch.full((8,), 1 / 8), "uneven-gaussians": uneven_shares()}
+    return (eight_centres(), shares[name]) if name in shares else None

@@ -48,11 +48,11 @@ class Generation(Task):
     per_sample_words = "parts of the test samples"
 
     data: str = "digits"
-    """digits, eight-gaussians, checkerboard, two-moons, swiss-roll, a folder of images or parquet, or a hub name."""
+    """digits, eight-gaussians (or uneven-), checkerboard, two-moons, swiss-roll, a folder of images, or a hub name."""
     conditional: bool = True
     """Condition on the data's labels, where they have any."""
     teacher: str = "mlp:192x4"
-    """mlp:WIDTHxDEPTH, unet:CHANNELS-CHANNELS, dit:WIDTHxDEPTH@PATCH, exact (of eight-gaussians), or none."""
+    """mlp:WIDTHxDEPTH, unet:CHANNELS-CHANNELS, dit:WIDTHxDEPTH@PATCH, exact (of Gaussians), or none."""
     student: str = ""
     """Architecture of the student, from fresh weights; empty: the teacher's, from the teacher's weights."""
     teacher_weights: str = ""

@@ -183,6 +183,19 @@ def modes_covered(
     return (reached & wanted).sum().item() / wanted.sum().item()
 
 
+def mode_distance(counts: Tensor, weights: Tensor | None = None) -> float:
+    """Total variation distance, in [0, 1], between the modes' `counts` `[modes]` and what is due to them.
+
+    Modes are due their part of `weights` `[modes]` (uniform unless given). UserError where nothing was counted, and
+    for weights that `modes_covered` does not take.
+    """
+    due = _due_shares(counts, weights)
+    total = int(counts.sum())
+    if not total:
+        raise UserError("no samples were counted in any mode: pass 1 or more")
+    return 0.5 * (counts.double() / total - due).abs().sum().item()
+
+
 def _pair(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     """Both sets as float64 rows `[n, width]` and `[m, width]` on the real samples' device."""
     real, fake = _rows("real samples", real, 2), _rows("generated samples", fake, 2).to(real.device)

@@ -43,12 +43,12 @@ def build_denoiser(
 
 
 def _exact(process: str, samples: Samples, classes: int) -> Denoiser:
-    if samples.centres is None:
+    if samples.modes is None:
         raise UserError(
             f"the exact denoiser of data '{samples.name}' is not known: pass --task.data eight-gaussians, or an "
             "architecture"
         )
-    network = MixtureNetwork(samples.centres, SPREAD)
+    network = MixtureNetwork(samples.modes[0], SPREAD, samples.modes[1])
     return Denoiser(network, "edm", "x0", classes=classes, clock="unit").on(process)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stillroom.data import Source, TensorSource, load_images
-from stillroom.data.points import POINTS, draw_points, eight_centres
+from stillroom.data.points import POINTS, draw_points, modes_of
 from stillroom.errors import UserError
 from stillroom.seeds import seed_of
 
@@ -32,8 +32,8 @@ class Samples:
     name: str
     splits: dict[str, Any]
     fingerprint: str
-    centres: Tensor | None = None
-    """The modes [K, 2] of the law, where it has modes."""
+    modes: tuple[Tensor, Tensor] | None = None
+    """Centres [K, 2] and shares [K] of the law's modes, where it has modes."""
 
     @property
     def images(self) -> bool:
@@ -76,9 +76,8 @@ def _points(name: str, count: int, seed: int) -> Samples:
     train, validation, test = (TensorSource(x, y) for x, y in drawn)
     classes = [str(c) for c in range(int(drawn[0][1].max()) + 1)]
     digest = hashlib.sha256(b"".join(x.numpy().tobytes() for x, _ in drawn)).hexdigest()
-    centres = eight_centres() if name == "eight-gaussians" else None
     splits: dict[str, Any] = {"seed": seed, **{part: {"samples": n} for part, n in parts.items()}}
-    return Samples(train, validation, test, (2,), classes, name, splits, digest, centres)
+    return Samples(train, validation, test, (2,), classes, name, splits, digest, modes_of(name))
 
 
 def _points_in_hand(tensors: tuple[Tensor, ...], seed: int) -> Samples:

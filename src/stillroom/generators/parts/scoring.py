@@ -60,9 +60,12 @@ def points_report(samples: Samples, fake: Tensor, truth: Tensor, other: Tensor) 
     if find_spec("ot") is not None:
         report["wasserstein"] = metrics.wasserstein(truth, fake)
         report["wasserstein_floor"] = metrics.wasserstein(truth, other[:count])
-    if samples.centres is not None:
-        counts = metrics.mode_counts(fake, samples.centres)
-        report["modes_covered"] = metrics.modes_covered(counts)
+    if samples.modes is not None:
+        centres, shares = samples.modes
+        counts = metrics.mode_counts(fake, centres)
+        report["modes_covered"] = metrics.modes_covered(counts, weights=shares)
+        report["mode_distance"] = metrics.mode_distance(counts, shares)
+        report["mode_distance_floor"] = metrics.mode_distance(metrics.mode_counts(truth, centres), shares)
         report["modes"] = counts.tolist()
     return report
 
