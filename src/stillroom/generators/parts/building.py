@@ -94,8 +94,8 @@ def check_denoiser(role: str, denoiser: Denoiser, samples: Samples, classes: int
             said: Tensor = denoiser(x, t)
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(
-            f"{role} does not take samples of shape {samples.shape} ({reason(error)}): pass --task.image-size, or "
-            "another architecture"
+            f"{role} does not take samples of shape {samples.shape} ({reason(error)}): pass --task.image-size, "
+            "--task.autoencoder, or another architecture"
         ) from None
     if said.shape != x.shape:
         raise UserError(

@@ -34,6 +34,9 @@ def embed_prompts(folder: Path, prompts: Sequence[str]) -> Tensor:
     kind = getattr(library, name, None)
     if kind is None:
         raise UserError(f"'{folder / 'text_encoder'}' holds a '{name}', which transformers does not have")
+    bars = library.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         tokenizer = library.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         encoder = kind.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True)
@@ -41,6 +44,9 @@ def embed_prompts(folder: Path, prompts: Sequence[str]) -> Tensor:
         raise UserError(
             f"the text encoder in '{folder}' cannot be read ({reason(error)}): save it again"
         ) from None
+    finally:
+        if shown:
+            bars.enable_progress_bar()
     options = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True}
     tokens = tokenizer(list(prompts), return_tensors="pt", **options)
     with torch.no_grad():
