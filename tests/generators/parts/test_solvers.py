@@ -14,6 +14,7 @@ from stillroom.generators.parts.process import NAMED
 from stillroom.generators.parts.solvers import (
     SOLVERS,
     Way,
+    ancestral_step,
     ddim_step,
     evaluations,
     grid,
@@ -128,3 +129,41 @@ def test_the_fitted_order_is_the_solvers_own(name: str, solver: str) -> None:
     away = steps.log() - steps.log().mean()
     slope = -float((away * errors).sum() / away.square().sum())
     assert slope == pytest.approx(ORDERS[solver], abs=0.15)
+
+
+@pytest.mark.parametrize("name", ["cosine", "edm", "flow", "scaled-linear"])
+def test_an_ancestral_step_is_the_posterior_of_the_forward_process(name: str) -> None:
+    """q(x_s | x_t, x_0) of Gaussian transitions (Ho et al., 2020, eq. 7, for any alpha and sigma), by Bayes' rule."""
+    process, generator = NAMED[name], torch.Generator().manual_seed(4)
+    x0, x, z = torch.randn(3, 5, 4, dtype=torch.float64, generator=generator)
+    t, s = (torch.tensor(v * min(process.T, 3.0), dtype=torch.float64) for v in (0.8, 0.5))
+    (a_t, s_t), (a_s, s_s) = ((process.alpha(v), process.sigma(v)) for v in (t, s))
+    step = s_t**2 - (a_t / a_s * s_s) ** 2  # variance of x_t given x_s
+    variance = 1 / (1 / s_s**2 + (a_t / a_s) ** 2 / step)
+    mean = variance * (a_s * x0 / s_s**2 + a_t / a_s * x / step)
+    at = Estimate(process, x, t, "x0", x0)
+    assert torch.allclose(ancestral_step(at, s, z), mean + variance.sqrt() * z, atol=1e-12)
+    assert torch.allclose(ancestral_step(at, s, z, eta=0.0), ddim_step(at, s), atol=1e-12)
+    assert torch.allclose(ancestral_step(at, torch.zeros_like(s), z), x0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cosine", "edm", "flow"])
+def test_anchored_is_ddim_for_one_step_and_wherever_the_noise_is_known(name: str) -> None:
+    """Of a law that is one point, every x_t holds the starting noise itself; elsewhere the two part."""
+    process = NAMED[name]
+    x = (
+        process.sigma(torch.tensor(0.9))
+        * torch.randn(5, 2, generator=torch.Generator().manual_seed(5)).double()
+    )
+    times = torch.linspace(0.9, 0, 6, dtype=torch.float64)
+
+    def both(spread: float, grid: torch.Tensor) -> float:
+        denoiser = mixture(process, torch.full((1, 2), 0.3, dtype=torch.float64), spread)
+        way = Way(process, denoiser.estimate)
+        start = process.alpha(grid[0]) * 0.3 + x if spread == 0 else x
+        made = [SOLVERS[solver](way, start, grid) for solver in ("anchored", "ddim")]
+        return (made[0] - made[1]).abs().max().item()
+
+    assert both(0.4, torch.tensor([0.9, 0.0], dtype=torch.float64)) < 1e-12
+    assert both(0.4, times) > 1e-3
+    assert both(0.0, times) < 1e-12
