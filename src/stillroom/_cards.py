@@ -756,6 +756,7 @@ CARDS: tuple[Card, ...] = (
         source="Borup & Andersen, NeurIPS 2021, arXiv:2102.13088",
         family="estimators",
         gist="Data and a model refitted to itself in; every round, the limit and the best label weight out.",
+        methods=("guided-self-distillation", "guided-self-distillation-net"),
     ),
     Card(
         slug="moe-temperature",

@@ -264,16 +264,16 @@ def distill(
         engine = replace(engine, batch_size=size)
     chosen, engine = _with_options(chosen, engine, options)
     task = task or type(chosen).default_task()
-    named = {
-        "teacher": teacher if teacher is not None else "none",
-        "student": "" if student is None else student,
-        "data": data,
-    }
+    options_of = {field.name for field in fields(task)}
+    named = {"teacher": "none" if teacher is None else teacher, "student": "" if student is None else student}
+    # A task without networks has no such options; one that is passed all the same is an error below.
+    named = {key: value for key, value in named.items() if key in options_of or value not in ("none", "")}
+    named["data"] = data
     task = task.but(**{key: value for key, value in named.items() if isinstance(value, str)})
     task = task.using(**{key: value for key, value in named.items() if not isinstance(value, str)})
     folder = Path(out) if out is not None else free_folder(chosen.name)
     run, product = execute(Job(chosen, task, engine, seed), folder, resume, command="stillroom.distill(...)")
-    return product.eval(), run
+    return product.eval() if hasattr(product, "eval") else product, run
 
 
 def _with_options(method: Method, engine: Engine, options: Mapping[str, Any]) -> tuple[Method, Engine]:

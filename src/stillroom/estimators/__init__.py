@@ -1,0 +1,1 @@
+"""Closed forms and likelihood fits, behind scikit-learn's interface."""
