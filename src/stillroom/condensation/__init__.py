@@ -1,0 +1,1 @@
+"""Data-set distillation: a small set that trains a network as a large one would."""
