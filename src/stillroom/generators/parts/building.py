@@ -13,11 +13,12 @@ from stillroom.config import digest
 from stillroom.data.points import SPREAD
 from stillroom.errors import UserError, reason
 from stillroom.generators.parts.data import Samples
-from stillroom.generators.parts.denoiser import Clock, Denoiser
+from stillroom.generators.parts.denoiser import Clock, Denoiser, denoiser_from
 from stillroom.generators.parts.sampler import Sampler
 from stillroom.models.denoisers import build_denoiser_network
 from stillroom.models.denoisers.mixture import MixtureNetwork
-from stillroom.models.denoisers.names import network_config
+from stillroom.models.denoisers.names import network_config, network_from_config
+from stillroom.seeds import seeded
 
 
 def build_denoiser(
@@ -50,6 +51,24 @@ def _exact(process: str, samples: Samples, classes: int) -> Denoiser:
         )
     network = MixtureNetwork(samples.modes[0], SPREAD, samples.modes[1])
     return Denoiser(network, "edm", "x0", classes=classes, clock="unit").on(process)
+
+
+def fresh_copy(denoiser: Denoiser, seed: int) -> Denoiser:
+    """A trainable denoiser of the same architecture and conventions with weights drawn from `seed`.
+
+    Raises UserError for a network of the user's own, whose making is not known.
+    """
+    config = network_config(denoiser.network)
+    if config is None:
+        raise UserError(
+            f"{type(denoiser.network).__name__} cannot be made anew with random weights: pass --task.student with an "
+            "architecture"
+        )
+    with seeded(seed):
+        network = network_from_config(config)
+        if denoiser.takes_guidance:
+            network.add_guidance()  # type: ignore[operator]
+    return denoiser_from(network, denoiser.config(), denoiser.null, denoiser.table)
 
 
 def smallest(name: str) -> str:

@@ -135,7 +135,7 @@ class Denoiser(nn.Module):
             guidance = torch.ones(len(x), device=x.device) if guidance is None else guidance.expand(len(x))
         if self.process != self.own:
             there = self.own.time_at(self.process.ratio(t))
-            scaled = x * along(self.own.alpha(there) / self.process.alpha(t), x)
+            scaled = x * along(self.own.size(there) / self.process.size(t), x)
             return Estimate(self.process, x, t, "x0", self._own(scaled, there, condition, guidance).x0)
         return self._own(x, t, condition, guidance)
 

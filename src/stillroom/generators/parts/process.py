@@ -54,6 +54,13 @@ class Process:
         """The effective noise level sigma_t / alpha_t."""
         return self.sigma(t) / self.alpha(t)
 
+    def size(self, t: Tensor) -> Tensor:
+        """(alpha_t^2 + sigma_t^2)^1/2: at equal noise levels two processes' x_t have the ratio of their sizes.
+
+        As their alphas have, but finite where one of them goes beyond the last noise level of the other.
+        """
+        return torch.hypot(self.alpha(t), self.sigma(t))
+
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio alpha_t^2 / sigma_t^2."""
         return (self.alpha(t) / self.sigma(t)).square()

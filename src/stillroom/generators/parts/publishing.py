@@ -151,7 +151,7 @@ def _rows(sampler: Sampler) -> list[dict[str, float]]:
         there = t if process == own else own.time_at(process.ratio(t))
         numbers = {
             "time": denoiser.time(there),
-            "scale": own.alpha(there) / process.alpha(t) if process != own else torch.ones(()),
+            "scale": own.size(there) / process.size(t) if process != own else torch.ones(()),
             "own_alpha": own.alpha(there),
             "own_sigma": own.sigma(there),
             "dalpha": own.dalpha(there),
