@@ -19,6 +19,7 @@ from stillroom.method import Fit as FitCall
 from stillroom.method import Method, Result
 from stillroom.runtime import Runtime
 from stillroom.task import Task
+from stillroom.words import pair_words
 from toys import Centred, Fit, Toy
 
 WOBBLE = (0.0, 5.0, -3.0, 9.0, 2.0, -7.0, 4.0, 1.0)
@@ -47,7 +48,8 @@ class Known(Task):
 
     def score(self, product: Callable[[int], float], split: str, runtime: Runtime) -> dict[str, Any]:
         assert split == "test"
-        return {"gain": product(self.seed), "samples": 10, "table": [1, 2], "name": "x"}
+        gain = product(self.seed)
+        return {"gain": gain, "loss": 10 - gain, "samples": 10, "table": [1, 2], "name": "x"}
 
 
 @dataclass(eq=False)
@@ -101,6 +103,24 @@ def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- verdicts ---------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_may_go_by_another_number_of_the_score() -> None:
+    """The one that gains more loses less: by loss it is better, by its negative it would not be."""
+    arms = {"old": Scores(2.0), "new": Scores(3.0, spread=0.1)}
+    rules = (
+        Rule("new", "old"),
+        Rule("new", "old", headline=False, metric="loss"),
+        Rule("new", "old", headline=False, metric="loss", higher_is_better=True),
+    )
+    entry = proven(claim(arms, None, *rules))
+    assert [row["verdict"] for row in entry["comparisons"]] == ["holds", "holds", "refuted"]
+    assert [row.get("metric") for row in entry["comparisons"]] == [None, "loss", "loss"]
+    scores, others = entry["arms"]["new"]["scores"], entry["arms"]["new"]["others"]["loss"]
+    assert others == pytest.approx([10 - score for score in scores])
+    assert pair_words(entry["comparisons"][1]) == "new > old by loss"
+    with pytest.raises(ValueError, match="compares by 'speed', which arm 'old' lacks; it has gain, loss"):
+        proven(claim(arms, None, Rule("new", "old", metric="speed")))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +204,7 @@ def test_one_seed_has_no_spread() -> None:
 def test_scores_of_a_cell_are_its_numbers(tmp_path: Path) -> None:
     grid = Grid({"new": Scores(1.0)}, Known(), Engine(), [1], tmp_path / "store")
     cell = grid.cells(1)["new"]
-    assert cell == {"score": 6.0, "test": {"gain": 6.0, "samples": 10}, "seconds": 1.5}
+    assert cell == {"score": 6.0, "test": {"gain": 6.0, "loss": 4.0, "samples": 10}, "seconds": 1.5}
     assert read_json(tmp_path / "store" / "new-1.json") == cell
 
 

@@ -14,7 +14,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +30,7 @@ from stillroom.errors import UserError
 from stillroom.evidence import read_evidence
 from stillroom.method import Method
 from stillroom.options import Option, describe
-from stillroom.words import amount, change, span
+from stillroom.words import amount, change, pair_words, span
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("docs/systems")
@@ -254,7 +254,7 @@ def _evidence(system: System) -> list[str]:
 
 
 def _intended(claim: Claim) -> list[str]:
-    rules = [f"{rule.better} > {rule.worse}" for rule in claim.rules if rule.headline]
+    rules = [pair_words(asdict(rule)) for rule in claim.rules if rule.headline]
     return [prose(claim.says), "", f"To be shown: {coded(rules)}. {prose(claim.notes)}", ""]
 
 
@@ -265,7 +265,13 @@ def _measured(entry: Mapping[str, Any], claim: Claim | None) -> list[str]:
         for name, arm in entry["arms"].items()
     ]
     pairs = [
-        (_named(row), change(metric, row["mean"]), _interval(metric, row), _wins(row), row["verdict"])
+        (
+            _named(row),
+            change(_by(row, metric), row["mean"]),
+            _interval(metric, row),
+            _wins(row),
+            row["verdict"],
+        )
         for row in entry["comparisons"]
     ]
     return [
@@ -294,10 +300,16 @@ def _spread(metric: str, arm: Mapping[str, Any]) -> str:
 
 def _named(row: Mapping[str, Any]) -> str:
     beside = "" if row["headline"] else " *(beside the claim)*"
-    return f"{prose(row['better'])} > {prose(row['worse'])}{beside}"
+    return prose(pair_words(row)) + beside
+
+
+def _by(row: Mapping[str, Any], metric: str) -> str:
+    """What a comparison is by."""
+    return row.get("metric") or metric
 
 
 def _interval(metric: str, row: Mapping[str, Any]) -> str:
+    metric = _by(row, metric)
     return span(metric, tuple(row["interval"])) if row["interval"] else "too few seeds"
 
 
@@ -386,7 +398,7 @@ def evidence(systems: Sequence[System]) -> list[str]:
 
 def _comparison(title: str, name: str, entry: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
     metric = entry["metric"]
-    difference = f"{change(metric, row['mean'])} ({_interval(metric, row)})"
+    difference = f"{change(_by(row, metric), row['mean'])} ({_interval(metric, row)})"
     return [title, name, _named(row), difference, str(len(entry["seeds"])), row["verdict"]]
 
 

@@ -38,6 +38,10 @@ class Rule:
     worse: str
     headline: bool = True
     """False: shown beside the claim, without a say in its verdict."""
+    metric: str = ""
+    """Another number of the task's score to compare by; empty: the task's metric."""
+    higher_is_better: bool = False
+    """Of that other number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +175,11 @@ def measure(grid: Grid, workers: int = 1) -> Iterator[tuple[int, dict[str, Cell]
 
 
 def compare(rule: Rule, scores: Mapping[str, Sequence[float]], higher_is_better: bool) -> dict[str, Any]:
-    """The paired differences of one rule, positive where `better` is better, with interval and verdict."""
-    sign = 1 if higher_is_better else -1
+    """The paired differences of one rule, positive where `better` is better, with interval and verdict.
+
+    `scores` are those of the rule's metric; `higher_is_better` is the task's, for a rule without one of its own.
+    """
+    sign = 1 if (rule.higher_is_better if rule.metric else higher_is_better) else -1
     pairs = zip(scores[rule.better], scores[rule.worse], strict=True)
     differences = [sign * (a - b) for a, b in pairs]
     interval = paired_interval(differences)
@@ -180,6 +187,7 @@ def compare(rule: Rule, scores: Mapping[str, Sequence[float]], higher_is_better:
         "better": rule.better,
         "worse": rule.worse,
         "headline": rule.headline,
+        **({"metric": rule.metric} if rule.metric else {}),
         "differences": differences,
         "mean": sum(differences) / len(differences),
         "interval": list(interval) if interval else None,
@@ -193,8 +201,11 @@ def conclude(
     grid: Grid, rules: Sequence[Rule], cells: Mapping[int, Mapping[str, Cell]], task: Task
 ) -> dict[str, Any]:
     """Scores of all arms, the comparisons, and the verdict over those that count."""
-    scores = {arm: [cells[seed][arm]["score"] for seed in grid.seeds] for arm in grid.arms}
-    comparisons = [compare(rule, scores, task.higher_is_better) for rule in rules]
+    scores = _scores("", grid, cells)
+    others = {name: _scores(name, grid, cells) for name in sorted({r.metric for r in rules} - {""})}
+    comparisons = [
+        compare(rule, others[rule.metric] if rule.metric else scores, task.higher_is_better) for rule in rules
+    ]
     arms = {
         arm: {
             "method": method.name,
@@ -203,6 +214,7 @@ def conclude(
             "mean": statistics.fmean(scores[arm]),
             "std": statistics.stdev(scores[arm]) if len(grid.seeds) > 1 else 0.0,
             "seconds": statistics.fmean(cells[seed][arm]["seconds"] for seed in grid.seeds),
+            **({"others": {name: found[arm] for name, found in others.items()}} if others else {}),
         }
         for arm, method in grid.arms.items()
     }
@@ -214,6 +226,19 @@ def conclude(
         "comparisons": comparisons,
         "verdict": combined([c["verdict"] for c in comparisons if c["headline"]]),
     }
+
+
+def _scores(metric: str, grid: Grid, cells: Mapping[int, Mapping[str, Cell]]) -> dict[str, list[float]]:
+    """Every arm's numbers over the seeds: its score, or another of its test's numbers."""
+    found = {}
+    for arm in grid.arms:
+        row = [cells[seed][arm] for seed in grid.seeds]
+        lacking = [cell for cell in row if metric and metric not in cell["test"]]
+        if lacking:
+            known = ", ".join(sorted(lacking[0]["test"]))
+            raise ValueError(f"a rule compares by '{metric}', which arm '{arm}' lacks; it has {known}")
+        found[arm] = [cell["test"][metric] if metric else cell["score"] for cell in row]
+    return found
 
 
 def store_for(arms: Mapping[str, Method], task: Task, engine: Engine) -> Path:

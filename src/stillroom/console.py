@@ -172,8 +172,9 @@ def comparison_tables(evidence: Mapping[str, Any]) -> list[Table]:
 
 
 def _comparison(metric: str, row: Mapping[str, Any], seeds: int) -> Sequence[str]:
-    from stillroom.words import change
+    from stillroom.words import change, pair_words
 
+    metric = row.get("metric") or metric
     interval = span(metric, tuple(row["interval"])) if row["interval"] else "too few seeds"
-    named = f"{row['better']} > {row['worse']}" + ("" if row["headline"] else "  (beside the claim)")
+    named = pair_words(row) + ("" if row["headline"] else "  (beside the claim)")
     return named, change(metric, row["mean"]), interval, f"{row['wins']}/{seeds}", row["verdict"]

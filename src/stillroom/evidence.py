@@ -58,6 +58,7 @@ def record(folder: Path, card: Card, entry: dict[str, Any]) -> Path:
 def _short(entry: dict[str, Any]) -> dict[str, Any]:
     kept = ("date", "seeds", "verdict", "command", "versions")
     rows = [
-        {k: c[k] for k in ("better", "worse", "mean", "interval", "verdict")} for c in entry["comparisons"]
+        {k: c[k] for k in ("better", "worse", "metric", "mean", "interval", "verdict") if k in c}
+        for c in entry["comparisons"]
     ]
     return {k: entry[k] for k in kept if k in entry} | {"comparisons": rows}

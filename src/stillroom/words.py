@@ -31,6 +31,12 @@ def span(metric: str, interval: tuple[float, float]) -> str:
     return f"{low:+.3g} to {high:+.3g}"
 
 
+def pair_words(row: Mapping[str, Any], joined: str = ">") -> str:
+    """The two arms of a comparison, and by what number where that is not the claim's own."""
+    told = f" by {row['metric'].replace('_', ' ')}" if row.get("metric") else ""
+    return f"{row['better']} {joined} {row['worse']}{told}"
+
+
 def verdict_words(
     task: Task,
     own: str,

@@ -11,6 +11,7 @@ from stillroom.reports import formats
 from stillroom.reports.figures import Difference, Tone, paired_differences
 from stillroom.reports.formats import DASH, SPACE, amount, duration, span
 from stillroom.reports.page import render
+from stillroom.words import pair_words
 
 HEADLINES = {"holds": "The claim holds.", "inconclusive": "Inconclusive.", "refuted": "Refuted."}
 TONES: dict[str, Tone] = {"holds": "better", "refuted": "worse"}
@@ -84,7 +85,8 @@ def _arm(name: str, arm: Mapping[str, Any], metric: str) -> list[str]:
 
 
 def _comparison(one: Mapping[str, Any], metric: str) -> list[str]:
-    label = f"{one['better']} over {one['worse']}{'' if one['headline'] else ' (beside the claim)'}"
+    metric = one.get("metric") or metric
+    label = f"{pair_words(one, 'over')}{'' if one['headline'] else ' (beside the claim)'}"
     between = span(metric, one["interval"], unit=False) or "none, too few seeds"
     return [label, amount(metric, one["mean"], signed=True, unit=False), between, _wins(one), one["verdict"]]
 
@@ -96,10 +98,11 @@ def _wins(one: Mapping[str, Any]) -> str:
 
 
 def _finding(one: Mapping[str, Any], metric: str) -> str:
+    metric = one.get("metric") or metric
     between = span(metric, one["interval"])
     interval = f"95 % interval {between}" if between else "too few seeds for an interval"
     gain = amount(metric, one["mean"], signed=True)
-    return f"{one['better']} over {one['worse']}: {gain} ({interval}), ahead in {_wins(one)} seeds."
+    return f"{pair_words(one, 'over')}: {gain} ({interval}), ahead in {_wins(one)} seeds."
 
 
 def _figure(comparisons: Sequence[Mapping[str, Any]], metric: str) -> str | None:
@@ -112,13 +115,14 @@ def _figure(comparisons: Sequence[Mapping[str, Any]], metric: str) -> str | None
             one["interval"],
         )
         for one in comparisons
+        if not one.get("metric")  # other numbers have other axes
     ]
     return paired_differences(rows, metric, f"advantage in {formats.spoken(metric)}") if rows else None
 
 
 def _earlier(entry: Mapping[str, Any], metric: str) -> list[str]:
     gains = [
-        f"{one['better']} over {one['worse']} {amount(metric, one['mean'], signed=True)}"
+        f"{pair_words(one, 'over')} {amount(one.get('metric') or metric, one['mean'], signed=True)}"
         for one in entry["comparisons"]
     ]
     return [entry.get("date") or DASH, str(len(entry.get("seeds") or [])), entry["verdict"], "; ".join(gains)]
