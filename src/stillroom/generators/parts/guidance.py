@@ -66,17 +66,19 @@ class GuidanceRegression(GeneratorMethod):
         assert isinstance(task, Generation)
         check_guided(self.reference.denoiser)
         self.student.accept_guidance()
-        self.sampling = Sampler(self.student, task.plan)
+        self.sampling = task.sampler(self.student)
+        self.last = self.student.start
 
     def updates(self, batch: Batch) -> Updates:
         """One step towards the guided teacher."""
         process, noise = self.student.process, batch.noise
         # Not t = 0, where the weight is infinite and there is nothing to say.
-        t = times.uniform(noise.uniform(), 1e-3 * process.T, self.student.start)
+        t = times.uniform(noise.uniform(), 1e-3 * process.T, self.last)
         w = times.uniform(noise.uniform(), self.guidance_low, self.guidance_high)
         x = process.add_noise(batch.x, t, noise.normal(*batch.x.shape[1:]))
         with torch.no_grad():
-            wanted = self.reference.denoiser.on(process).guided(x, t, batch.y, w).x0
+            teacher = self.reference.denoiser.on(process)
+            wanted = teacher.guided(x, t, batch.y, w, self.reference.plan.interval).x0
         errors = clean_error(process, t, self.student(x, t, batch.y, w), wanted)
         yield Update("student", errors.mean(), items=len(batch))
 
