@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -75,6 +76,15 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"student config '{path}' is not a JSON object: {AGAIN}")
     return config
+
+
+def weights_digest(module: nn.Module) -> str:
+    """sha256 over names, types, shapes and bytes of a module's state."""
+    found = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        found.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def portable_state(module: nn.Module) -> dict[str, Tensor]:

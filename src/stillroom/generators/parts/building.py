@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from stillroom.generators.parts.sampler import Sampler
 from stillroom.models.denoisers import build_denoiser_network
 from stillroom.models.denoisers.mixture import MixtureNetwork
 from stillroom.models.denoisers.names import network_config, network_from_config
+from stillroom.models.files import weights_digest
 from stillroom.seeds import seeded
 
 
@@ -139,8 +139,5 @@ def endless(denoiser: Denoiser) -> bool:
 
 def sampler_digest(sampler: Sampler) -> str:
     """A short name for a sampler's weights and conventions, by which what it sampled is kept."""
-    found = hashlib.sha256()
-    for key, value in sorted(sampler.state_dict().items()):
-        found.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest([found.hexdigest(), str(network_config(sampler.denoiser.network)), str(sampler.config())])
+    about = [str(network_config(sampler.denoiser.network)), str(sampler.config())]
+    return digest([weights_digest(sampler), *about])

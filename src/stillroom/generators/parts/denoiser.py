@@ -130,7 +130,7 @@ class Denoiser(nn.Module):
         Guidance here is an input of the network; `guided` composes it from two passes of one that has none.
         """
         t = t.expand(len(x)) if t.ndim == 0 else t
-        condition = self._embedded(self._condition(condition, len(x), x.device))
+        condition = self.embedded(self._condition(condition, len(x), x.device))
         if self.takes_guidance:
             guidance = torch.ones(len(x), device=x.device) if guidance is None else guidance.expand(len(x))
         if self.process != self.own:
@@ -177,7 +177,7 @@ class Denoiser(nn.Module):
             return None
         return self.no_condition(n, device) if condition is None else condition
 
-    def _embedded(self, condition: Tensor | None) -> Tensor | None:
+    def embedded(self, condition: Tensor | None) -> Tensor | None:
         """What the network is given for a condition: its row of the table, where there is one."""
         return condition if condition is None or self.table is None else self.table[condition]
 

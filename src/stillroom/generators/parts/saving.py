@@ -45,8 +45,9 @@ def load_sampler(folder: Path, network: nn.Module | None = None) -> Sampler:
         raise UserError(
             f"the sampler in '{folder}' has a network of the user's own: pass load_sampler(folder, network)"
         )
-    if network is None:
-        network = network_from_config(about["network"])
+    adapted = about["network"] is not None and about["network"]["kind"] == "adapted"
+    if network is None or adapted:
+        network = network_from_config(about["network"], network)
         add = getattr(network, "add_guidance", None)
         if about["denoiser"]["takes_guidance"] and add is not None:
             add()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from stillroom.errors import UserError
+from stillroom.models.denoisers.adapters import AdaptedNetwork
 from stillroom.models.denoisers.library import Wrapped, diffusers, wrap
 from stillroom.models.denoisers.mixture import MixtureNetwork, mixture_from
 from stillroom.models.denoisers.residual import ResidualMLP
@@ -95,8 +96,15 @@ def _dit(width: int, depth: int, patch: int, shape: Sequence[int], classes: int,
     return wrap(model)
 
 
-def network_from_config(config: dict[str, Any]) -> nn.Module:
-    """The untrained network that `network_config` described."""
+def network_from_config(config: dict[str, Any], own: nn.Module | None = None) -> nn.Module:
+    """The untrained network that `network_config` described; `own` is the user's base of an adapted one."""
+    if config["kind"] == "adapted":
+        if isinstance(own, AdaptedNetwork):
+            return own
+        if own is None and config["base"] is None:
+            raise UserError("the adapted network is the user's own: pass load_sampler(folder, network)")
+        base = network_from_config(config["base"]) if own is None else own
+        return AdaptedNetwork.from_config(base, config)
     if config["kind"] == "mlp":
         return ResidualMLP(config["shape"], config["classes"], config["width"], config["depth"])
     if config["kind"] == "mixture":
@@ -107,7 +115,7 @@ def network_from_config(config: dict[str, Any]) -> nn.Module:
 
 def network_config(network: nn.Module) -> dict[str, Any] | None:
     """What makes the architecture of `network` again; None for a module of the user's own."""
-    if isinstance(network, (ResidualMLP, MixtureNetwork)):
+    if isinstance(network, (ResidualMLP, MixtureNetwork, AdaptedNetwork)):
         return network.config()
     if isinstance(network, Wrapped):
         options = {key: value for key, value in network.options.items() if not key.startswith("_")}
