@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,16 +33,15 @@ def adapt(
     example: tuple[Tensor, Tensor, Tensor],
     *,
     blocks: Sequence[str] = (),
-    architecture: Architecture | Literal["auto"] = "auto",
+    architecture: Architecture = "cross_attention",
     hidden: int = 12,
     multiplier: float = 1.0,
     scales: tuple[float, float] = (1.0, 6.0),
 ) -> AdaptedNetwork:
     """Untrained adapters on `base`, at the blocks named or at those of `BLOCKS`, in the widths that a pass shows.
 
-    `example` is x [n, ...], the network's time [n] and conditions [n, ...]. 'auto' is cross-attention on U-Nets and
-    an offset elsewhere. Raises UserError for a base without embedders, and for blocks that there are not or that
-    do not work on vectors, tokens or maps of the samples.
+    `example` is x [n, ...], the network's time [n] and conditions [n, ...]. Raises UserError for a base without
+    embedders, and for blocks that there are not or that do not work on vectors, tokens or maps of the samples.
     """
     for name in ("embed_time", "embed_condition"):
         if not callable(getattr(base, name, None)):
@@ -50,8 +49,6 @@ def adapt(
                 f"{type(base).__name__} has no method {name}(...): give it one that returns vectors, as adapters are "
                 "told time and condition in the base's own embeddings"
             )
-    if architecture == "auto":
-        architecture = "cross_attention" if isinstance(base, (UNet2D, UNet2DCondition)) else "offset"
     if architecture == "cross_attention" and hidden % 2:
         raise UserError(
             f"--method.hidden is {hidden} and cross_attention needs an even width: pass {hidden + 1}"
