@@ -28,6 +28,15 @@ class Tap:
             )
         self._seen = output
 
+    @property
+    def full(self) -> bool:
+        """Whether there is something to take."""
+        return self._seen is not None
+
+    def forget(self) -> None:
+        """Drop what was seen."""
+        self._seen = None
+
     def take(self) -> Tensor:
         """The output of the last forward pass, with its graph; forgotten once taken."""
         if self._seen is None:

@@ -332,6 +332,31 @@ def test_features_come_from_the_middle_with_a_gradient(name: str) -> None:
     assert default_taps(network)
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("paths", [(), ("blocks.0", "blocks.2")])
+def test_features_alone_are_the_same_and_end_the_pass(paths: tuple[str, ...], guidance: float) -> None:
+    network = build_denoiser_network("mlp:16x4", shape=(1, 8, 8), classes=3, seed=0).requires_grad_(False)
+    tapped = Tapped(Sampler(Denoiser(network, "edm", "edm", classes=3), Plan(guidance=guidance)), paths)
+    seen: list[tuple[str, int]] = []
+    for name in ("blocks.0", "blocks.2", "blocks.3"):
+        module = network.get_submodule(name)
+        module.register_forward_hook(lambda _, args, out, name=name: seen.append((name, len(out))))
+    x, t, c = torch.randn(4, 1, 8, 8).requires_grad_(), torch.ones(4), torch.tensor([0, 1, 2, 3])
+    network(x, t, c, None)  # a pass of somebody else's, whose features nobody took
+    seen.clear()
+    features = tapped.features(x, 3 * t, c)
+    # a hook that came later is not called where the pass ends, and guidance needs no second half
+    assert seen == [("blocks.0", 4)]
+    assert torch.autograd.grad(features[-1].sum(), x)[0].abs().sum() > 0
+    seen.clear()
+    real, whole = tapped(x, 3 * t, c)
+    assert [name for name, _ in seen] == ["blocks.0", "blocks.2", "blocks.3"]
+    assert real.shape == x.shape
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(features, whole, strict=True))
+    tapped.remove()
+    network(x, t, c, None)
+
+
 def test_an_unknown_network_or_path_is_one_line() -> None:
     with pytest.raises(UserError, match="the middle of Linear is not known: pass --method.taps"):
         default_taps(torch.nn.Linear(2, 2))

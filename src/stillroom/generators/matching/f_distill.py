@@ -207,7 +207,7 @@ class FDistill(GeneratorMethod):
             return
         real, s, noise = self._noised(batch, batch.x)
         with torch.no_grad():
-            seen, truth = self.tapped(x, t, c)[1], self.tapped(real, s, c)[1]
+            seen, truth = self.tapped.features(x, t, c), self.tapped.features(real, s, c)
         theirs, own = self.discriminator(truth), self.discriminator(seen)
         loss = discriminator_loss(theirs, own)
         if self.r1_weight:
@@ -222,7 +222,7 @@ class FDistill(GeneratorMethod):
         assert self.tapped is not None
         with torch.no_grad():
             noised = self.real.denoiser.process.add_noise(moved, s, noise)
-            features = self.tapped(noised, s, self._condition(batch))[1]
+            features = self.tapped.features(noised, s, self._condition(batch))
         return approximate_r1(logits, self.discriminator(features))
 
     def _student(self, batch: Batch) -> Updates:

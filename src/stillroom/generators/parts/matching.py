@@ -22,7 +22,7 @@ from stillroom.method import Clock, Mean
 from stillroom.models.denoisers.library import DiT, Wrapped
 from stillroom.models.denoisers.residual import ResidualMLP
 from stillroom.reports import generation_figures as figures
-from stillroom.taps import Tap
+from stillroom.taps import Tap, module_at
 
 Divergence = Literal["rkl", "sf", "js", "sh", "kl", "jf", "neyman", "chi2"]
 """f-divergences D_f(p || q) = E_q f(p / q) between the teacher's law p and the student's q."""
@@ -170,22 +170,49 @@ def default_taps(network: nn.Module) -> tuple[str, ...]:
     )
 
 
+class _Enough(Exception):
+    """All features are there, and the rest of the pass is not wanted."""
+
+
 class Tapped:
     """A frozen sampler's denoiser, asked for its guided estimate and its inner features in one pass."""
 
     def __init__(self, sampler: Sampler, paths: tuple[str, ...]) -> None:
         self.sampler, network = sampler, sampler.denoiser.network
-        self.taps = [Tap(network, path, "--method.taps") for path in paths or default_taps(network)]
+        paths = paths or default_taps(network)
+        self.taps = [Tap(network, path, "--method.taps") for path in paths]
+        # after the taps' own hooks, which are called in the order in which they came
+        self._hooks = [module_at(network, path).register_forward_hook(self._look) for path in paths]
+        self._early = False
+        # where guidance is composed, only the conditional pass has the features
+        self._conditional = sampler if sampler.denoiser.takes_guidance else sampler.but(guidance=1.0)
+
+    def _look(self, module: nn.Module, args: object, output: object) -> None:
+        if self._early and all(tap.full for tap in self.taps):
+            raise _Enough
 
     def __call__(self, x: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """D(x_t, t, c) [n, ...], guided, and the features of the conditional pass; differentiable in x."""
         real = self.sampler.ask(x, t, condition).x0
         return real, [tap.take()[-len(x) :] for tap in self.taps]
 
+    def features(self, x: Tensor, t: Tensor, condition: Tensor | None) -> list[Tensor]:
+        """The features alone, of a pass that ends with the last of them."""
+        for tap in self.taps:
+            tap.forget()
+        self._early = True
+        try:
+            self._conditional.ask(x, t, condition)
+        except _Enough:
+            pass
+        finally:
+            self._early = False
+        return [tap.take() for tap in self.taps]
+
     def remove(self) -> None:
         """Take the taps off."""
-        for tap in self.taps:
-            tap.remove()
+        for hook in [*self.taps, *self._hooks]:
+            hook.remove()
 
 
 # -- what is shown of a run ---------------------------------------------------------------------------------------

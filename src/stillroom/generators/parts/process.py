@@ -237,6 +237,14 @@ class VarianceExploding(Process):
         """See `Process.time_at`."""
         return ratio
 
+    def ratio(self, t: Tensor) -> Tensor:
+        """See `Process.ratio`."""
+        return t
+
+    def add_noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """See `Process.add_noise`."""
+        return x0 + along(t, x0) * eps
+
 
 @dataclass(frozen=True)
 class Flow(Process):
