@@ -76,8 +76,6 @@ def ddim_step(at: Estimate, s: Tensor) -> Tensor:
 
     Song et al., 2021, arXiv:2010.02502, eq. 12 with eta = 0. At s = 0 it is x0.
     """
-    if at.kind == "x0" and s.ndim == 0 and s.device.type == "cpu" and s == 0:  # elsewhere asking would wait
-        return at.x0
     alpha, sigma = at.process.alpha(s), at.process.sigma(s)
     # eps from x0 divides by sigma_t: equal, and safe at a small t, with the noise left in x_t scaled instead
     if at.kind == "x0":
