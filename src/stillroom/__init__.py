@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stillroom.catalogue import entries as methods
     from stillroom.claim import Claim
+    from stillroom.condensing import condense
     from stillroom.engine import Engine
     from stillroom.errors import UserError
     from stillroom.method import Batch, Mean, Method, Result, Update
@@ -32,6 +33,7 @@ __all__ = [
     "Teacher",
     "Update",
     "UserError",
+    "condense",
     "distill",
     "methods",
 ]
@@ -39,6 +41,7 @@ __all__ = [
 _HOMES = {
     "catalogue": ("entries as methods",),
     "claim": ("Claim",),
+    "condensing": ("condense",),
     "engine": ("Engine",),
     "errors": ("UserError",),
     "method": ("Batch", "Mean", "Method", "Result", "Update"),

@@ -11,11 +11,12 @@ from torch import nn
 
 from stillroom.errors import UserError
 from stillroom.models.cnn import cnn
+from stillroom.models.convnet import convnet
 from stillroom.models.libraries import from_timm, from_torchvision
 from stillroom.models.mlp import mlp
 from stillroom.models.resnet import ResNet
 
-OURS = ("mlp", "cnn", "resnet")
+OURS = ("mlp", "cnn", "resnet", "convnet")
 FAMILIES = (*OURS, "timm", "torchvision")
 EXAMPLES = "mlp:256-128, cnn:16-32, resnet:16-32-64@2, timm:resnet18, torchvision:resnet18"
 
@@ -24,10 +25,10 @@ def build(name: str, *, shape: Sequence[int], classes: int, seed: int, pretraine
     """The classifier called `name`, in training mode, with initial weights that depend on `seed` alone.
 
     `name` is a family and what it takes: `mlp:256-128` (hidden widths), `cnn:16-32` (channels),
-    `resnet:16-32-64@2` (channels, blocks a stage), `timm:NAME` or `torchvision:NAME`. `shape` is (channels,
-    height, width). The network takes `[N, *shape]` and gives logits `[N, classes]`. With `pretrained` a
-    library's published weights are loaded, and the head is new where its number of classes differs. The
-    caller's random state is untouched.
+    `resnet:16-32-64@2` (channels, blocks a stage), `convnet:32x3` (channels, blocks), `timm:NAME` or
+    `torchvision:NAME`. `shape` is (channels, height, width). The network takes `[N, *shape]` and gives logits
+    `[N, classes]`. With `pretrained` a library's published weights are loaded, and the head is new where its
+    number of classes differs. The caller's random state is untouched.
 
     Raises UserError for an unknown name, malformed widths, a shape that the network does not take, and
     weights that cannot be had.
@@ -71,6 +72,13 @@ def _check_sizes(shape: Sequence[int], classes: int) -> None:
 
 
 def _ours(name: str, family: str, detail: str, shape: Sequence[int], classes: int) -> nn.Module:
+    if family == "convnet":
+        sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", detail, flags=re.ASCII)
+        if sizes is None:
+            raise UserError(
+                f"architecture {name!r} has malformed sizes {detail!r}: write them like 'convnet:32x3'"
+            )
+        return convnet(shape, classes, int(sizes[1]), int(sizes[2]))
     blocks = r"(?:@(\d+))?" if family == "resnet" else "()"
     match = re.fullmatch(rf"(\d+(?:-\d+)*){blocks}", detail, flags=re.ASCII)
     widths = [int(width) for width in match[1].split("-")] if match else []
