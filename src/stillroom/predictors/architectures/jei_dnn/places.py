@@ -1,0 +1,90 @@
+"""Where a network can be left: exits by module path, in the order in which a forward pass comes to them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from stillroom.errors import UserError
+from stillroom.models.cnn import CNN
+from stillroom.models.mlp import MLP
+from stillroom.models.probing import quietly
+from stillroom.models.resnet import ResNet
+from stillroom.taps import module_at
+
+FLAG = "--method.exits"
+
+
+def exit_paths(network: nn.Module, wanted: Sequence[str], example: Tensor) -> list[str]:
+    """The paths of the exits, in the order of a forward pass of `example` [1, ...].
+
+    `wanted` are module paths in which `*` stands for one name; none: every block but the last, whose exit is the
+    network's own output. Raises UserError for a path that is no module of the network, a module that a forward pass
+    does not meet exactly once, a network whose blocks are not known, and where no exit is left.
+    """
+    chosen = list(dict.fromkeys(path for one in wanted for path in _matching(network, one)))
+    paths = chosen or default_paths(network)
+    met = _met(network, paths, example)
+    for path in paths:
+        if met.count(path) != 1:
+            raise UserError(
+                f"{FLAG} '{path}' takes part {met.count(path)} times in a forward pass: name a module that does once"
+            )
+    if not chosen:
+        met = met[:-1]
+    if not met:
+        raise UserError(
+            f"{type(network).__name__} has one exit, its own output: pass {FLAG} with modules before it, or a deeper "
+            "--task.teacher"
+        )
+    return met
+
+
+def _matching(network: nn.Module, pattern: str) -> list[str]:
+    if "*" not in pattern:
+        module_at(network, pattern, FLAG)
+        return [pattern]
+    form = re.compile(re.escape(pattern).replace(r"\*", r"[^.]+"))
+    found = [path for path, _ in network.named_modules() if form.fullmatch(path)]
+    if not found:
+        module_at(network, pattern, FLAG)
+    return found
+
+
+def default_paths(network: nn.Module) -> list[str]:
+    """The blocks of networks that Stillroom, timm or torchvision know, or what a module's own `exits` names."""
+    own = getattr(network, "exits", None)
+    if isinstance(own, (list, tuple)) and own and all(isinstance(path, str) for path in own):
+        return [path for one in own for path in _matching(network, one)]
+    if isinstance(network, CNN | MLP):
+        return [path for path, part in network.named_children() if isinstance(part, nn.ReLU)]
+    if isinstance(network, ResNet):
+        return [path for stage in network.stages for path in _matching(network, f"{stage}.*")]
+    if any(base.__module__ == "torchvision.models.resnet" for base in type(network).__mro__):
+        return [path for number in range(1, 5) for path in _matching(network, f"layer{number}.*")]
+    entries = getattr(network, "feature_info", None)
+    if isinstance(entries, list) and entries and all("module" in entry for entry in entries):
+        return [entry["module"] for entry in entries]
+    names = ", ".join([path for path, _ in network.named_children()][:8]) or "none"
+    raise UserError(
+        f"the blocks of {type(network).__name__} are not known: pass {FLAG} with module paths (children: {names})"
+    )
+
+
+def _met(network: nn.Module, paths: Sequence[str], example: Tensor) -> list[str]:
+    """The paths in the order in which a forward pass of `example` leaves their modules."""
+    met: list[str] = []
+
+    def note(path: str):
+        return lambda module, args, output: met.append(path)
+
+    handles = [module_at(network, path, FLAG).register_forward_hook(note(path)) for path in paths]
+    try:
+        with quietly(network):
+            network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return met
