@@ -26,7 +26,7 @@ def in_two_processes(job: str, names: list[str], folder: Path, cache: Path) -> d
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return {name: load_file(folder / f"{name}.safetensors") for name in names}
