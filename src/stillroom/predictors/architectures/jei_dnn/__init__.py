@@ -13,12 +13,14 @@ Source: Regol, Chataoui and Coates, "Jointly-Learned Exit and Inference for a Dy
 arXiv:2310.09163.
 
 Deviations. The weights of the classifiers' loss are normalised without gradient (`stop_gradient`): in the published
-code the ratio has one, and the weights cancel. That loss is summed over exits, as in the paper, where the code has the
-mean. Gates and classifiers have an optimizer each, where the code has one for both, whose momentum moves the side that
-rests. Turns are counted over the run, where the code starts each epoch with the gates. Features are pooled, normalised
-by the backbone's own last LayerNorm if it has one, and standardised. The conformal threshold is the quantile's order
-statistic itself; the code's rounding takes the next larger one. One lambda in the paper is one run; here the networks
-of several lambdas, which share nothing but the backbone and the order of the data, are trained side by side.
+code the ratio has one, and the weights cancel. That loss is summed over exits, as in the paper, where the code has
+the mean. Gates and classifiers have an optimizer each, where the code has one for both, whose momentum moves the side
+that rests. Turns are counted over the run, where the code starts each epoch with the gates; an epoch is a candidate
+for being kept only if both sides have had a turn since the last candidate, which is every epoch where epochs are
+long. Features are pooled, normalised by the backbone's own last LayerNorm if it has one, and standardised. The
+conformal threshold is the quantile's order statistic itself; the code's rounding takes the next larger one. One
+lambda in the paper is one run; here the networks of several lambdas, which share nothing but the backbone and the
+order of the data, are trained side by side.
 """
 
 from __future__ import annotations
