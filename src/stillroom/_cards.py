@@ -724,6 +724,7 @@ CARDS: tuple[Card, ...] = (
             "A distilled classifier and test images in; attack curves, C&W distances and a "
             "gradient-masking verdict out."
         ),
+        methods=("defensive-distillation", "robustness-audit"),
     ),
     Card(
         slug="swing-distillation",
