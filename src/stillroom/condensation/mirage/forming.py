@@ -136,7 +136,7 @@ def atoms_and_bonds(molecule: Molecule, label: int) -> tuple[Graph, int]:
 def _from_smiles(text: str, where: str) -> Graph:
     """The same of a molecule written as SMILES, read by RDKit."""
     try:
-        from rdkit import Chem, rdBase
+        from rdkit import Chem, rdBase  # type: ignore[missing-import]
     except ImportError:
         raise UserError(
             'SMILES need RDKit, which is not installed: pip install "stillroom[chemistry]"'
