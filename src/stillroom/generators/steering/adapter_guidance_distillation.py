@@ -12,7 +12,7 @@ Source. Perez Jensen and Sadat, "Efficient Distillation of Classifier-Free Guida
 arXiv:2503.07274 (section 4), and the authors' code, cristianpjensen/agd, whose names of losses are kept in the help.
 
 Deviations. Adapters are cross-attention on every network; the authors' script for DiT has offsets, the same for all
-tokens, which a small DiT cannot turn into the pattern that guidance adds (an option, and an arm). Trajectories have 50
+tokens, which learnt half as well in our trials on a small DiT (an option, and an arm). Trajectories have 50
 DDIM steps where the authors take 999 or 1000, DDPM's for DiT: both are options. The multiplier of the scale is 1 for
 every adapter (the authors' script for DiT has 1000, which leaves nothing to interpolate between scales). Adapters sit
 on every cross-attention of a U-Net; the authors' loop leaves out the last one of each upward block. Their flag
@@ -20,8 +20,8 @@ zero_init is turned round in the cross-attention adapter; here the last layer is
 DiTs learn beside the mean is not sampled with here and not learnt; theirs is learnt in the conditional half. The
 learning rate rises from one step's share of it and falls to 0, where theirs goes from and to 1e-4 of it. Hidden width
 and learning rate are for small networks; the fields name the published ones. UNet2DModel has no cross-attention: its
-self-attention is adapted. The teacher of the default problem says v: one of this size that says eps leaves the range
-of the data when guided on the cosine process, whose first step down from almost pure noise multiplies its errors.
+self-attention is adapted. The teacher of the default problem says v: one of this size that says eps left the range
+of the data on the cosine process (one seed; the cause was not tested).
 """
 
 from __future__ import annotations
