@@ -447,6 +447,18 @@ def test_python_condenses_data_and_networks_of_ones_own(tmp_path: Path) -> None:
     assert same(weights_of(run.student()), weights_of(made))
 
 
+def test_condense_serves_methods_of_other_tasks_by_name(tmp_path: Path) -> None:
+    small = {"budget": 0.3, "molecules": 200, "steps": 5, "networks": ("gcn",), "depth": 1}
+    made, run = condense("molecules", method="mirage", out=tmp_path / "run", **small)
+    assert len(made) > 0
+    assert run.config["method"] == "mirage"
+    assert (run.config["task"]["budget"], run.config["task"]["networks"]) == (0.3, ["gcn"])
+    with pytest.raises(
+        UserError, match="neither method 'mirage' nor its task nor the engine has an option 'ipc'"
+    ):
+        condense("molecules", ipc=1, method="mirage")
+
+
 def test_condense_refuses_what_nothing_takes() -> None:
     with pytest.raises(
         UserError, match="neither method 'datadam' nor its task nor the engine has an option 'spam'"
@@ -469,4 +481,5 @@ def test_the_claims_hold_the_arms_of_the_paper() -> None:
         assert isinstance(dm, DataDAM)
         assert (dm.attention, dm.features, dm.weight) == (False, True, 1.0)
     assert photographs.data == "cifar10_jpeg"
+    assert (digits.engine.recipe.lr, photographs.engine.recipe.lr) == (0.03, 1.0)
     assert (photographs.task.ipc, photographs.task.image_size) == (10, 16)  # type: ignore[attr-defined]
