@@ -21,8 +21,11 @@ from torch.utils.data import DataLoader, TensorDataset
 import stillroom
 from stillroom import Run, UserError
 from stillroom.cli import main
+from stillroom.engine import Engine
 from stillroom.models import build, load_student
-from stillroom.predictors.baselines import KD, Plain
+from stillroom.predictors.baselines import DKD, KD, Plain
+from stillroom.predictors.classification import Classification
+from stillroom.workflow import with_options
 from toys import same
 
 TINY = ["--task.train-samples", "150", "--task.student-samples", "60", "--task.teacher-epochs", "2"]
@@ -224,6 +227,22 @@ def test_distill_takes_modules_and_any_data(form: str, tmp_path: Path) -> None:
     assert same(run.student(small()).state_dict(), student.state_dict())
 
 
+def test_an_option_that_two_have_is_the_method_s() -> None:
+    method, engine, rest = with_options(DKD(), Engine(), {"warmup": 3, "lr": 0.5, "epochs": 2})
+    assert (method.warmup, engine.recipe.warmup) == (3, Engine().recipe.warmup)
+    assert (engine.recipe.lr, engine.epochs, rest) == (0.5, 2, {})
+
+
+def test_an_option_of_the_task_comes_before_the_engine_s() -> None:
+    task = Classification()
+    method, engine, rest = with_options(KD(), Engine(), {"alpha": 0.5, "student": "mlp:4", "lr": 0.5}, task)
+    assert (method.alpha, engine.recipe.lr, rest) == (0.5, 0.5, {"student": "mlp:4"})
+    with pytest.raises(
+        UserError, match="neither method 'kd' nor its task nor the engine has an option 'ipc'"
+    ):
+        with_options(KD(), Engine(), {"ipc": 1}, task)
+
+
 def test_distill_takes_a_datasets_object(tmp_path: Path) -> None:
     import datasets
     import numpy as np
@@ -293,8 +312,6 @@ def test_a_timm_student_loads_with_plain_timm(tmp_path: Path) -> None:
 
 
 def test_the_baseline_is_the_plain_method() -> None:
-    from stillroom.predictors.classification import Classification
-
     assert isinstance(Classification().baseline(), Plain)
     assert same(
         build("mlp:12", shape=(1, 8, 8), classes=10, seed=3).state_dict(),

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from stillroom import catalogue
 from stillroom.engine import Engine
-from stillroom.errors import UserError
 from stillroom.method import Method
 from stillroom.run import Run
 from stillroom.task import Task
-from stillroom.workflow import Job, execute, free_folder
+from stillroom.workflow import Job, execute, free_folder, with_options
 
 
 def condense(
@@ -42,31 +39,13 @@ def condense(
     engine = engine or type(chosen).default_engine()
     if ipc is not None:
         options["ipc"] = ipc
-    made, task, engine = _with_options(chosen, task, engine, options)
+    chosen, engine, own = with_options(chosen, engine, options, task)
+    plain = {name: value for name, value in own.items() if _plain(value)}
+    task = task.but(**plain).using(**{name: value for name, value in own.items() if name not in plain})
     task = task.but(data=data) if isinstance(data, str) else task.using(data=data)
-    folder = Path(out) if out is not None else free_folder(made.name)
-    run, product = execute(Job(made, task, engine, seed), folder, resume, command="stillroom.condense(...)")
+    folder = Path(out) if out is not None else free_folder(chosen.name)
+    run, product = execute(Job(chosen, task, engine, seed), folder, resume, command="stillroom.condense(...)")
     return product.eval() if hasattr(product, "eval") else product, run
-
-
-def _with_options(
-    method: Method, task: Task, engine: Engine, options: Mapping[str, Any]
-) -> tuple[Method, Task, Engine]:
-    """Each option put where a field has its name; UserError for one that nothing has."""
-    parts: list[Any] = [method, task, engine, engine.recipe]
-    changes: list[dict[str, Any]] = [{} for _ in parts]
-    for name, value in options.items():
-        place = next((i for i, p in enumerate(parts) if any(f.name == name for f in fields(p))), None)
-        if place is None:
-            raise UserError(
-                f"neither method '{method.name}' nor its task nor the engine has an option '{name}': "
-                f"`stillroom run {method.name} --help` lists them"
-            )
-        changes[place][name] = value
-    plain = {name: value for name, value in changes[1].items() if _plain(value)}
-    task = task.but(**plain).using(**{n: v for n, v in changes[1].items() if n not in plain})
-    engine = replace(engine, **changes[2], recipe=replace(engine.recipe, **changes[3]))
-    return replace(method, **changes[0]), task, engine
 
 
 def _plain(value: Any) -> bool:

@@ -262,7 +262,7 @@ def distill(
     size = getattr(data, "batch_size", None)
     if isinstance(size, int):
         engine = replace(engine, batch_size=size)
-    chosen, engine = _with_options(chosen, engine, options)
+    chosen, engine, _ = with_options(chosen, engine, options)
     task = task or type(chosen).default_task()
     options_of = {field.name for field in fields(task)}
     named = {"teacher": "none" if teacher is None else teacher, "student": "" if student is None else student}
@@ -276,17 +276,25 @@ def distill(
     return product.eval() if hasattr(product, "eval") else product, run
 
 
-def _with_options(method: Method, engine: Engine, options: Mapping[str, Any]) -> tuple[Method, Engine]:
-    """Method and Engine with the options that are fields of theirs; UserError for one of neither."""
-    parts = (method, engine, engine.recipe)
-    for name in options:
-        if not any(name == field.name for part in parts for field in fields(part)):
+def with_options(
+    method: Method, engine: Engine, options: Mapping[str, Any], task: Task | None = None
+) -> tuple[Method, Engine, dict[str, Any]]:
+    """Method and Engine with their options, and the options that are the task's.
+
+    A name is the method's where it has such a field, else the task's (where one is passed), else the Engine's.
+    UserError for one that none of them has.
+    """
+    parts: tuple[Any, ...] = (method, *(() if task is None else (task,)), engine, engine.recipe)
+    changes: dict[int, dict[str, Any]] = {id(part): {} for part in parts}
+    for name, value in options.items():
+        owner = next((part for part in parts if any(f.name == name for f in fields(part))), None)
+        if owner is None:
+            others = "nor" if task is None else "nor its task nor"
             raise UserError(
-                f"neither method '{method.name}' nor the engine has an option '{name}': "
-                f"`stillroom show {method.name}` lists them"
+                f"neither method '{method.name}' {others} the engine has an option '{name}': "
+                f"`stillroom run {method.name} --help` lists them"
             )
-
-    def changed(part: Any) -> Any:
-        return replace(part, **{f.name: options[f.name] for f in fields(part) if f.name in options})
-
-    return changed(method), replace(changed(engine), recipe=changed(engine.recipe))
+        changes[id(owner)][name] = value
+    recipe = replace(engine.recipe, **changes[id(engine.recipe)])
+    changed = replace(method, **changes[id(method)]), replace(engine, **changes[id(engine)], recipe=recipe)
+    return *changed, changes.get(id(task), {})
