@@ -6,9 +6,10 @@ line and written to a run's config. What a user holds in Python goes in through 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from stillroom.method import Method
     from stillroom.runtime import Runtime
     from stillroom.teacher import Teacher
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,16 @@ class Task:
     def __post_init__(self) -> None:
         self.given: dict[str, Any] = {}
         """The objects that came in through `using`."""
+
+    def loaded(self, load: Callable[..., T], named: str, **options: Any) -> T:
+        """What `load(data, **options)` reads: of the data `named` once a process, of the user's own once a task."""
+        if "data" not in self.given:
+            return _of_name(load, named, **options)
+        held = self.__dict__.setdefault("_loaded", {})
+        key = (load, *options.items())
+        if key not in held:
+            held[key] = load(self.given["data"], **options)
+        return held[key]
 
     def train(self) -> Source:
         """What the student learns from."""
@@ -132,3 +146,8 @@ class Task:
         made = self.but()
         made.given = {**self.given, **objects}
         return made
+
+
+@lru_cache(maxsize=4)
+def _of_name(load: Callable[..., T], named: str, **options: Any) -> T:
+    return load(named, **options)

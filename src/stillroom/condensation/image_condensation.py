@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -82,21 +81,16 @@ class ImageCondensation(Task):
     @property
     def images(self) -> ImageData:
         """The data with their splits, loaded once."""
-        options = {
-            "image_column": self.image_column,
-            "label_column": self.label_column,
-            "image_size": self.image_size,
-            "normalise": None if self.normalise == "auto" else self.normalise,
-            "split_seed": self.split_seed,
-            "train_samples": self.train_samples,
-        }
-        if "data" not in self.given:
-            return _load(self.data, **options)
-        held = self.__dict__.setdefault("_images", {})
-        key = tuple(options.values())
-        if key not in held:
-            held[key] = load_images(self.given["data"], **options)
-        return held[key]
+        return self.loaded(
+            load_images,
+            self.data,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            image_size=self.image_size,
+            normalise=None if self.normalise == "auto" else self.normalise,
+            split_seed=self.split_seed,
+            train_samples=self.train_samples,
+        )
 
     @property
     def classes(self) -> int:
@@ -330,8 +324,3 @@ class ImageCondensation(Task):
             repeats=1,
             eval_epochs=2,
         )
-
-
-@lru_cache(maxsize=4)
-def _load(data: str, **options: Any) -> ImageData:
-    return load_images(data, **options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,13 +118,8 @@ class Generation(Task):
     @property
     def samples(self) -> Samples:
         """The data with their splits, loaded once."""
-        if "data" not in self.given:
-            return _load(self.data, self.points, self.split_seed, **self._options)
-        held = self.__dict__.setdefault("_samples", {})
-        key = (self.split_seed, *self._options.values())
-        if key not in held:
-            held[key] = load_samples(self.given["data"], self.points, self.split_seed, **self._options)
-        return held[key]
+        sizes = {"points": self.points, "split_seed": self.split_seed}
+        return self.loaded(load_samples, self.data, **sizes, **self._options)
 
     @property
     def classes(self) -> int:
@@ -383,8 +377,3 @@ class Generation(Task):
 _LATENTS: dict[tuple[str, str], LatentSpace] = {}
 _JUDGES: dict[tuple[str, str], Judge] = {}
 """Judges made in this process: loading one and loading the data again are the dear parts of a score."""
-
-
-@lru_cache(maxsize=4)
-def _load(data: str, points: int, split_seed: int, **options: Any) -> Samples:
-    return load_samples(data, points, split_seed, **options)

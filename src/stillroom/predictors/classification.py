@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -83,22 +82,17 @@ class Classification(Task):
     @property
     def images(self) -> ImageData:
         """The data with their splits, loaded once."""
-        options = {
-            "image_column": self.image_column,
-            "label_column": self.label_column,
-            "image_size": self.image_size,
-            "normalise": None if self.normalise == "auto" else self.normalise,
-            "augment": self.augment,
-            "split_seed": self.split_seed,
-            "train_samples": self.train_samples,
-        }
-        if "data" not in self.given:
-            return _load(self.data, **options)
-        held = self.__dict__.setdefault("_images", {})
-        key = tuple(options.values())
-        if key not in held:
-            held[key] = load_images(self.given["data"], **options)
-        return held[key]
+        return self.loaded(
+            load_images,
+            self.data,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            image_size=self.image_size,
+            normalise=None if self.normalise == "auto" else self.normalise,
+            augment=self.augment,
+            split_seed=self.split_seed,
+            train_samples=self.train_samples,
+        )
 
     @property
     def classes(self) -> int:
@@ -301,11 +295,6 @@ def _name_of(given: object, name: str) -> str:
     if isinstance(given, Teacher):
         return type(given.module).__name__
     return type(given).__name__ if given is not None else name
-
-
-@lru_cache(maxsize=4)
-def _load(data: str, **options: Any) -> ImageData:
-    return load_images(data, **options)
 
 
 def stratified(labels: Tensor, wanted: int, seed: int) -> Tensor:

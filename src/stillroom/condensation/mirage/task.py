@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -85,12 +84,7 @@ class GraphCondensation(Task):
     def graphs(self) -> GraphData:
         """The graphs with their splits, loaded once."""
         how = Reading(self.features, self.smiles_column, self.label_column, self.molecules, self.split_seed)
-        if "data" not in self.given:
-            return _load(self.data, how)
-        held = self.__dict__.setdefault("_graphs", {})
-        if how not in held:
-            held[how] = load_graphs(self.given["data"], how)
-        return held[how]
+        return self.loaded(load_graphs, self.data, how=how)
 
     @property
     def prior(self) -> Tensor:
@@ -253,8 +247,3 @@ class GraphCondensation(Task):
 
 _LEARNED: WeakKeyDictionary[GraphSet, dict[Any, dict[str, list[nn.Module]]]] = WeakKeyDictionary()
 """Networks by the set that they learned from: a run asks for its score on two splits and for figures."""
-
-
-@lru_cache(maxsize=2)
-def _load(data: str, how: Reading) -> GraphData:
-    return load_graphs(data, how)

@@ -6,7 +6,6 @@ import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -106,9 +105,7 @@ class Regression(Task):
     @property
     def table(self) -> Table:
         """The data, read once."""
-        if "data" not in self.given:
-            return _read(self.data, self.target)
-        return self.__dict__.setdefault("_table", read_table(self.given["data"], self.target))
+        return self.loaded(read_table, self.data, target=self.target)
 
     @property
     def _built_in(self) -> bool:
@@ -319,8 +316,3 @@ def _card(config: Mapping[str, Any], about: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-@lru_cache(maxsize=4)
-def _read(data: str, target: str) -> Table:
-    return read_table(data, target)
