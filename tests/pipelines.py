@@ -1,4 +1,4 @@
-"""Small diffusers pipelines with random weights, saved by the tests that read them."""
+"""Small networks and pipelines of diffusers with random weights, for the tests that read them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,24 @@ import torch
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 """What prompts are made of: a token each."""
+
+
+def text_unet() -> Any:
+    """A UNet2DConditionModel on [n, 1, 8, 8] and prompts [n, tokens, 12]."""
+    import diffusers
+
+    return diffusers.UNet2DConditionModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=8,
+        cross_attention_dim=12,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
 
 
 def text_pipeline(folder: Path, channels: int = 4, side: int = 4, image_channels: int = 1) -> Path:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import pipelines
 from stillroom.errors import UserError
 from stillroom.generators.parts.denoiser import Denoiser
 from stillroom.generators.parts.sampler import Plan, Sampler
@@ -75,20 +76,8 @@ class Tokens(nn.Module):
 
 
 def text_unet() -> nn.Module:
-    library = pytest.importorskip("diffusers")
-    model = library.UNet2DConditionModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=8,
-        cross_attention_dim=12,
-        attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
-    return wrap(model)
+    pytest.importorskip("diffusers")
+    return wrap(pipelines.text_unet())
 
 
 CASES = ["mlp:16x2", "unet:8-16", "dit:16x2@2", "text", "own"]

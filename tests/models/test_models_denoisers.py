@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+import pipelines
 from stillroom.generators.parts.denoiser import Denoiser
 from stillroom.models.denoisers import build_denoiser_network
 from stillroom.models.denoisers.library import wrap
@@ -35,20 +36,10 @@ def test_a_guidance_input_says_nothing_until_it_is_trained(name: str) -> None:
 
 
 def test_a_text_networks_guidance_is_the_librarys_own_input() -> None:
-    library = pytest.importorskip("diffusers")
-    model = library.UNet2DConditionModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=8,
-        cross_attention_dim=12,
-        attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
-    denoiser = Denoiser(wrap(model), "linear", "eps", clock="index", null=torch.zeros(5, 12)).eval()
+    pytest.importorskip("diffusers")
+    denoiser = Denoiser(
+        wrap(pipelines.text_unet()), "linear", "eps", clock="index", null=torch.zeros(5, 12)
+    ).eval()
     x, t, tokens = torch.randn(2, 1, 8, 8), torch.tensor([0.2, 0.9]), torch.randn(2, 5, 12)
     with torch.no_grad():
         before = denoiser(x, t, tokens)

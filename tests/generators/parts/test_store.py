@@ -50,6 +50,15 @@ def test_rows_come_side_by_side(limit: int, monkeypatch: pytest.MonkeyPatch) -> 
     assert y.tolist() == [24, 7]
 
 
+def test_numbers_of_embeddings_come_as_the_embeddings() -> None:
+    table = torch.randn(25, 2, 4)
+    source = StoreSource(kept_store("pairs", {}, 25, rows), ("x0",), "label", table)
+    assert source.labels is None
+    _, y = source.subset(torch.tensor([24, 3, 7])).fetch(torch.tensor([0, 2]), None)
+    assert y is not None
+    assert torch.equal(y, table[[24, 7]])
+
+
 def test_a_killed_making_goes_on(tmp_path: Path) -> None:
     def die(ids: range) -> dict[str, Tensor]:
         if ids.start == 20:

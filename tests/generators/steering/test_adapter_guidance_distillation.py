@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import pipelines
 from stillroom.engine import Engine, Watcher
 from stillroom.errors import UserError
 from stillroom.fitter import Fitter
@@ -463,20 +464,8 @@ def test_a_pipelines_folder_is_a_teacher(tmp_path: Path) -> None:
 
 
 def test_prompts_come_from_a_file(tmp_path: Path) -> None:
-    library = pytest.importorskip("diffusers")
-    model = library.UNet2DConditionModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=8,
-        cross_attention_dim=12,
-        attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
-    text = Denoiser(wrap(model), "linear", "eps", clock="index", null=torch.zeros(5, 12))
+    pytest.importorskip("diffusers")
+    text = Denoiser(wrap(pipelines.text_unet()), "linear", "eps", clock="index", null=torch.zeros(5, 12))
     on = task(conditional=False).using(teacher=text)
     prompts = torch.randn(7, 5, 12)
     save_file({"conditions": prompts}, tmp_path / "prompts.safetensors")

@@ -209,15 +209,20 @@ class Denoiser(nn.Module):
             )
         t = t.expand(len(x)) if t.ndim == 0 else t
         w = torch.as_tensor(scale, dtype=x.dtype, device=x.device).expand(len(x))
-        if interval is not None:
-            level = self.process.ratio(t)
-            w = torch.where((level >= interval[0]) & (level <= interval[1]), w, torch.ones_like(w))
+        w = self.scale_within(w, t, interval)
         none = self.no_condition(len(x), x.device)
         given = none if condition is None else condition
         both = self.estimate(torch.cat([x, x]), torch.cat([t, t]), torch.cat([none, given]))
         kind: Kind = both.kind
         without, with_it = both.value.chunk(2)
         return Estimate(self.process, x, t, kind, without + along(w, x) * (with_it - without))
+
+    def scale_within(self, w: Tensor, t: Tensor, interval: tuple[float, float] | None) -> Tensor:
+        """Scales w [n] where the noise level at times [n] is within `interval`, both ends included; 1 elsewhere."""
+        if interval is None:
+            return w
+        level = self.process.ratio(t)
+        return torch.where((level >= interval[0]) & (level <= interval[1]), w, torch.ones_like(w))
 
     # -- other processes ------------------------------------------------------------------------------------------
 

@@ -136,42 +136,7 @@ def guided_point(
     with heard(teacher.denoiser.network) as calls:
         at = teacher.denoiser.guided(x, t, condition, w, teacher.plan.interval)
     seen, time, said = calls[0]
-    interval = teacher.plan.interval
-    if interval is not None:
-        level = teacher.denoiser.process.ratio(t)
-        w = torch.where((level >= interval[0]) & (level <= interval[1]), w, torch.ones_like(w))
+    w = teacher.denoiser.scale_within(w, t, teacher.plan.interval)
     without, with_it = said.chunk(2)
     guided = without + along(w, said) * (with_it - without)
     return at, {"input": seen[len(x) :].half(), "output": guided.half(), "time": time[len(x) :].float()}
-
-
-class Points:
-    """Kept points as a source of training samples: x [n, 2, ...] is input and output, y the condition."""
-
-    def __init__(self, store: Store, embeddings: Tensor | None = None, ids: Tensor | None = None) -> None:
-        self.store, self.embeddings = store, embeddings
-        self.ids = torch.arange(len(store)) if ids is None else ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def fixed(self) -> bool:
-        """See `Source.fixed`."""
-        return True
-
-    @property
-    def labels(self) -> Tensor | None:
-        """See `Source.labels`."""
-        return self.store.rows("condition", self.ids) if self.embeddings is None else None
-
-    def fetch(self, ids: Tensor, view: int | None) -> tuple[Tensor, Tensor | None]:
-        """See `Source.fetch`; y holds labels or embeddings."""
-        rows = self.ids.index_select(0, ids)
-        x = torch.stack([self.store.rows(name, rows) for name in ("input", "output")], 1)
-        condition = self.store.rows("condition", rows)
-        return x, condition if self.embeddings is None else self.embeddings[condition]
-
-    def subset(self, ids: Tensor) -> Points:
-        """See `Source.subset`."""
-        return Points(self.store, self.embeddings, self.ids.index_select(0, ids))

@@ -45,10 +45,11 @@ from stillroom.generators.parts.base import GeneratorMethod, generator_engine
 from stillroom.generators.parts.building import check_guided
 from stillroom.generators.parts.denoiser import Denoiser, denoiser_from
 from stillroom.generators.parts.guidance import GuidanceRegression, check_range
-from stillroom.generators.parts.guided_points import GuidedPoints, Points
+from stillroom.generators.parts.guided_points import GuidedPoints
 from stillroom.generators.parts.process import Process
 from stillroom.generators.parts.sampler import Sampler
 from stillroom.generators.parts.solvers import ddim_step
+from stillroom.generators.parts.store import StoreSource
 from stillroom.generators.sweep import GuidanceSweep
 from stillroom.generators.undistilled import FewSteps
 from stillroom.method import Batch, Fit, Method, Result, Update, Updates
@@ -195,7 +196,7 @@ class AdapterGuidanceDistillation(GeneratorMethod):
         """The adapters alone."""
         return {"student": self.network.adapters}
 
-    def source(self, task: Task) -> Points:
+    def source(self, task: Task) -> StoreSource:
         """The recorded points, each as likely as any other."""
         assert isinstance(task, Generation)
         teacher = task.make_teacher().module
@@ -215,7 +216,7 @@ class AdapterGuidanceDistillation(GeneratorMethod):
         t = store.rows("t")
         share = noise_share(teacher.denoiser.process, t)
         self.told = torch.stack([store.rows("time"), store.rows("scale"), share.to(t.dtype)])
-        return Points(store, made.embeddings)
+        return StoreSource(store, ("input", "output"), "condition", made.embeddings)
 
     def _told_apart(self, task: Generation, embeddings: Tensor | None) -> dict[str, Any]:
         """What else determines the points: the noised data, the file of conditions."""
