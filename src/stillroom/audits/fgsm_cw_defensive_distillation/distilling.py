@@ -209,6 +209,13 @@ def arms() -> dict[str, Method]:
     }
 
 
+RULES = (
+    Rule("defensive T=100", "plain"),
+    Rule("defensive T=100", "self-distillation T=1"),
+    Rule("self-distillation T=1", "plain", headline=False),
+)
+
+
 def mnist_task() -> Robustness:
     """MNIST, 20,000 of its images."""
     return Robustness(student_samples=20_000, teacher_epochs=6, teacher_batch_size=128)
@@ -234,11 +241,7 @@ def _withstands_fgsm(where: str, task: Robustness, engine: Engine, data: str) ->
         task=task.but(decides="fgsm_accuracy", carlini_samples=8, transfer=False),
         engine=engine,
         arms=arms(),
-        rules=(
-            Rule("defensive T=100", "plain"),
-            Rule("defensive T=100", "self-distillation T=1"),
-            Rule("self-distillation T=1", "plain", headline=False),
-        ),
+        rules=RULES,
         seeds=5,
         data=data,
         notes=NOTES,
@@ -253,11 +256,7 @@ def _not_carlini(where: str, task: Robustness, engine: Engine, data: str) -> Cla
         task=task.but(decides="carlini_wagner_gain"),
         engine=engine,
         arms=arms(),
-        rules=(
-            Rule("defensive T=100", "plain"),
-            Rule("defensive T=100", "self-distillation T=1"),
-            Rule("self-distillation T=1", "plain", headline=False),
-        ),
+        rules=RULES,
         seeds=5,
         data=data,
         notes=NOTES + "128 images, kappa 0, 300 steps, 6 constants.",

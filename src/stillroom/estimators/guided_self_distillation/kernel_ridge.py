@@ -14,7 +14,13 @@ from sklearn.utils import Tags  # type: ignore[attr-defined]
 from sklearn.utils.validation import check_is_fitted, validate_data  # type: ignore[attr-defined]
 
 from stillroom.errors import UserError
-from stillroom.estimators.guided_self_distillation.formulas import Numbers, limit_spectrum, mixed
+from stillroom.estimators.guided_self_distillation.formulas import (
+    Numbers,
+    limit_spectrum,
+    mixed,
+    next_spectrum,
+    shrinkage,
+)
 from stillroom.estimators.guided_self_distillation.regressors import Held, Mix, SelfDistilled
 
 ROUNDING = 1e-6
@@ -118,14 +124,15 @@ class SelfDistilledKernelRidge(SelfDistilled):
         seen, projected = self._kernel(held_x, x) @ vectors, vectors.T @ y
         inverse = 1 / (values + self.alpha)
         first = seen @ (inverse[:, None] * projected)
-        mixes, before = [1.0], values * inverse
+        spectrum = shrinkage(values, self.alpha)
+        mixes, before = [1.0], spectrum
         while len(mixes) < self.steps:
             distilled = seen @ ((inverse * before)[:, None] * projected)
             mix = self._estimated(held_y, first, distilled)
             if mix is None:  # Every mix gives the same model from here on.
                 return mixes
             mixes.append(mix)
-            before = values * inverse * mixed(1.0, before, mix)
+            before = next_spectrum(spectrum, before, mix)
         return mixes
 
     def _all_steps(self, x: Any, y: Numbers, mixes: Sequence[float]) -> None:
