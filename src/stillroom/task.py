@@ -104,7 +104,11 @@ class Task:
         return {}
 
     def figures(self, products: Mapping[str, Any], runtime: Runtime) -> list[dict[str, str]]:
-        """Pictures of the products, by arm, for a run's page: title, caption and svg of each."""
+        """Pictures of the products, by arm, for a run's page: title, caption and svg of each.
+
+        The method's own product comes first, then the baseline's and the teacher's, where there are any: figures that
+        give arms the looks of the palette in order then show each as the page's tables do.
+        """
         return []
 
     def summary(self) -> dict[str, Any]:

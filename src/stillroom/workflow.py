@@ -179,7 +179,8 @@ class _Work:
 
     def figures(self) -> list[dict[str, str]]:
         """The pictures of task and method; all processes must ask, since products may be sampled together."""
-        return [*self.job.task.figures(self.products, self.runtime), *self.job.method.figures()]
+        newest_first = dict(reversed(self.products.items()))
+        return [*self.job.task.figures(newest_first, self.runtime), *self.job.method.figures()]
 
     def result(self, command: str) -> dict[str, Any]:
         """All that result.json holds."""

@@ -214,7 +214,7 @@ class Regression(Task):
         """What became of the spectrum, of the error, and how the mix was estimated."""
         from stillroom.estimators.guided_self_distillation.figures import pictures
 
-        return pictures(self, list(products.values())[-1])
+        return pictures(self, next(iter(products.values())))
 
     def summary(self) -> dict[str, Any]:
         """Name, sizes, noise, fingerprint."""
