@@ -383,23 +383,30 @@ def families(systems: Sequence[System]) -> list[str]:
 
 
 def evidence(systems: Sequence[System]) -> list[str]:
-    """The README's table of claims and of what is shown beside them, however they came out."""
-    rows = []
+    """The README's table of claims, a row each, however they came out; and which were not measured yet."""
+    rows, waiting = [], []
     for system in systems:
         title = f"[{prose(system.card.title)}]({FOLDER / system.card.slug}.md)"
         for name in system.claim_names:
             entry = system.entries.get(name)
-            rows += [_comparison(title, name, entry, row) for row in entry["comparisons"]] if entry else []
-            rows += [] if entry else [[title, name, "", "", "", UNMEASURED]]
-    return table(
-        ["system", "claim", "comparison", "difference, 95 % interval", "seeds", "verdict"], rows, right="4"
+            if entry is None:
+                waiting.append(name)
+                continue
+            row = [title, name, _headlines(entry), str(len(entry["seeds"])), f"**{entry['verdict']}**"]
+            rows.append(row)
+    head = ["system", "claim", "what it rests on: difference, 95 % interval", "seeds", "verdict"]
+    rest = f"Not measured yet: {', '.join(waiting)}." if waiting else "Every claim has been measured."
+    return [*table(head, rows, right="3"), rest, ""]
+
+
+def _headlines(entry: Mapping[str, Any]) -> str:
+    """The comparisons that a claim's verdict rests on."""
+    rows = [row for row in entry["comparisons"] if row["headline"]]
+    return "<br>".join(
+        f"{_named(row)}: {change(_by(row, entry['metric']), row['mean'])} ({_interval(entry['metric'], row)}), "
+        + row["verdict"]
+        for row in rows
     )
-
-
-def _comparison(title: str, name: str, entry: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
-    metric = entry["metric"]
-    difference = f"{change(_by(row, metric), row['mean'])} ({_interval(metric, row)})"
-    return [title, name, _named(row), difference, str(len(entry["seeds"])), row["verdict"]]
 
 
 # -- files ----------------------------------------------------------------------------------------------------
