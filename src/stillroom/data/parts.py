@@ -6,6 +6,7 @@ import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -59,9 +60,7 @@ class Part:
     ) -> LazySource:
         """A source that decodes what is fetched."""
 
-        def read(rows: Sequence[int]) -> Iterator[Tensor]:
-            return _tensors(self.items, look, rows)
-
+        read = partial(_tensors, self.items, look)  # no closure: it is sent to worker processes
         return LazySource(read, self.rows, self.labels, augment, mean, std, random=self.items.random)
 
 
@@ -117,7 +116,7 @@ def _cut(train: Part, sizes: Mapping[str, int], seed: int, data: str) -> dict[st
         warnings.warn(
             f"data '{data}' has random transforms of its own, and {' and '.join(sizes)} are cut from it: "
             "their images are one random view each, the same in every run; to avoid it, pass these splits",
-            stacklevel=4,
+            stacklevel=5,
         )
     rows = hold_out(train.labels, len(train.rows), sizes, seed)
     for split, picked in rows.items():
