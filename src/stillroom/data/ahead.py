@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from torch.utils.data import DataLoader
 
 from stillroom.data.source import Source
 from stillroom.errors import UserError, reason
+
+_SLOW = ("stillroom.data.ahead", "datasets", "torchvision.transforms.v2")
 
 Ask = tuple[Tensor, int | None]
 """What one fetch is called with: ids [B] int64, and the view."""
@@ -143,11 +146,12 @@ def _begin(worker: int) -> None:
 def _context() -> Any:
     """Processes that share no thread, lock or signal handler with this one.
 
-    They are children of a server that has imported torch once, where there is such a thing: a death among them
-    then raises where their work is awaited, and not in the midst of a step, as torch's handler of SIGCHLD would.
+    They are children of a server that imports once what is slow to import, where there is such a thing: a death
+    among them then raises where their work is awaited, and not in the midst of a step, as torch's handler of SIGCHLD
+    would.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stillroom.data.ahead"])
+    context.set_forkserver_preload([name for name in _SLOW if name in sys.modules])
     return context

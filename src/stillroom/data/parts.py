@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from stillroom.data.items import Items, finished_bytes
+from stillroom.data.items import Items
 from stillroom.data.labels import encode
 from stillroom.data.opening import Opened
 from stillroom.data.pictures import ColourError, Look, Picture
@@ -154,14 +155,12 @@ def decode(
 
     These are all that are not random, if together they take at most `memory_limit` bytes as float32.
     """
-    where, first = next(parts["train"].pictures(1))
-    each = finished_bytes(first, image_size, where)
-    held = {split: part for split, part in parts.items() if not part.items.random}
-    if each * sum(len(part.rows) for part in held.values()) > memory_limit:
-        held = {}
     look = Look.of(
         itertools.chain.from_iterable(part.pictures(_LOOKS) for part in parts.values()), image_size
     )
+    held = {split: part for split, part in parts.items() if not part.items.random}
+    if 4 * math.prod(look.shape) * sum(len(part.rows) for part in held.values()) > memory_limit:
+        held = {}
     try:
         return look, {split: part.decode(look) for split, part in held.items()}
     except ColourError:  # the few looked at were grey
