@@ -58,6 +58,8 @@ class Engine:
     """Samples a step, over all micro-batches and processes, >= 1."""
     accumulate: int = 1
     """Micro-batches that a process cuts its share of a step into, >= 1; changes memory, not the result."""
+    workers: int = 0
+    """Processes that decode and augment coming batches, >= 0; 0 does it in the training process. The same bits."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
     """How players are trained, unless the method says otherwise."""
     precision: Precision = "float32"
@@ -81,7 +83,7 @@ class Engine:
         """Raise UserError for an option out of its range."""
         for name in ("epochs", "batch_size", "accumulate", "log_every", "keep_checkpoints"):
             require(f"--engine.{name.replace('_', '-')}", getattr(self, name), 1)
-        for name in ("steps", "evaluate_every", "checkpoint_every"):
+        for name in ("steps", "workers", "evaluate_every", "checkpoint_every"):
             require(f"--engine.{name.replace('_', '-')}", getattr(self, name), 0)
         require("--engine.checkpoint-seconds", self.checkpoint_seconds, 0, ends="(]")
         self.recipe.check()
@@ -117,7 +119,8 @@ class _Fit:
         self.runtime = runtime = Runtime(engine.precision)
         source = method.source(task)
         self.plan = Plan(len(source), engine.batch_size, engine.epochs, seed, engine.steps)
-        self.feeder = Feeder(self.plan, source, runtime.rank, runtime.size, engine.accumulate, runtime.device)
+        cut = (runtime.rank, runtime.size, engine.accumulate)
+        self.feeder = Feeder(self.plan, source, *cut, runtime.device, engine.workers)
         self.weighted = engine.accumulate > 1 or runtime.size > 1
         self.folder, self.watcher = folder, watcher
         if folder and runtime.main:
@@ -164,6 +167,7 @@ class _Fit:
             self._swap_averages()
             return Result(self.method.product(), self._seconds(), self.step)
         finally:
+            self.feeder.close()
             self.watcher.ends()
             self.method.unbind()
 

@@ -7,7 +7,8 @@ from typing import cast
 
 import torch
 
-from stillroom.data.source import Source
+from stillroom.data.ahead import Ahead, Ask
+from stillroom.data.source import Source, TensorSource
 from stillroom.method import Batch, Clock, Noise
 from stillroom.seeds import seed_of
 
@@ -61,6 +62,15 @@ class Plan:
         return start, min(start + self.size, self.samples)
 
 
+def view_of(seed: int, epoch: int) -> int:
+    """The view of epoch `epoch` of a run with seed `seed`: `source.fetch(ids, view_of(seed, epoch))` replays it.
+
+    What a sample then looks like is a function of (seed, epoch, id), whatever else is fetched beside it. A source
+    that is fixed looks the same in every view, and its batches carry none.
+    """
+    return seed_of(seed, VIEW, epoch)
+
+
 def _share(rows: int, which: int, ways: int) -> tuple[int, int]:
     """First and one past the last of the rows that fall to `which` when `rows` are cut into `ways` even parts."""
     size, more = divmod(rows, ways)
@@ -69,14 +79,28 @@ def _share(rows: int, which: int, ways: int) -> tuple[int, int]:
 
 
 class Feeder:
-    """Makes the micro-batches of a step for one process out of a plan and a source."""
+    """Makes the micro-batches of a step for one process out of a plan and a source.
+
+    With `workers`, that many processes fetch ahead, unless fetching is no more than picking rows in memory. The
+    batches are the same.
+    """
 
     def __init__(
-        self, plan: Plan, source: Source, rank: int, ranks: int, parts: int, device: torch.device
+        self,
+        plan: Plan,
+        source: Source,
+        rank: int,
+        ranks: int,
+        parts: int,
+        device: torch.device,
+        workers: int = 0,
     ) -> None:
         self.plan, self.source, self.device = plan, source, device
         self.rank, self.ranks, self.parts = rank, ranks, parts
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+        self.fixed = source.fixed
+        self._orders: dict[int, torch.Tensor] = {}
+        picked = isinstance(source, TensorSource) and source.fixed
+        self._ahead = Ahead(source, workers, self._asks, plan.steps) if workers and not picked else None
 
     def batches(self, step: int) -> tuple[list[Batch], bool]:
         """The micro-batches of `step`, and whether they count.
@@ -84,19 +108,33 @@ class Feeder:
         A process without rows gets one sample all the same, so that it takes part in what all processes do
         together; it does not count.
         """
-        clock = self.plan.clock(step)
-        if clock.epoch != self._epoch:
-            self._epoch, self._order = clock.epoch, self.plan.order(clock.epoch)
-        start, end = self.plan.rows(step)
-        ids = self._order[start:end]
-        cuts = self.plan.cut(step, self.rank, self.ranks, self.parts)
-        return [self._batch(ids, rows, clock) for rows in cuts or [slice(0, 1)]], bool(cuts)
+        clock, seed = self.plan.clock(step), self.plan.seed
+        ids, rows, view, counts = self._cut(step, clock.epoch)
+        found = None if self._ahead is None else self._ahead.take(step, len(rows))
+        batches = []
+        for number, part in enumerate(rows):
+            index = ids[part]
+            x, y = found[number] if found else self.source.fetch(index, view)
+            noise = Noise(lambda draw: seed_of(seed, NOISE, step, draw), part, len(ids), self.device)
+            batches.append(Batch(x, cast(torch.Tensor, y), index, clock, noise, view))
+        return batches, counts
 
-    def _batch(self, ids: torch.Tensor, rows: slice, clock: Clock) -> Batch:
-        view = None if self.source.fixed else seed_of(self.plan.seed, VIEW, clock.epoch)
-        index = ids[rows]
-        x, y = self.source.fetch(index, view)
-        noise = Noise(
-            lambda draw: seed_of(self.plan.seed, NOISE, clock.step, draw), rows, len(ids), self.device
-        )
-        return Batch(x, cast(torch.Tensor, y), index, clock, noise, view)
+    def close(self) -> None:
+        """Stop the processes that fetch ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _cut(self, step: int, epoch: int) -> tuple[torch.Tensor, list[slice], int | None, bool]:
+        """Ids of the whole step, which of them fall to each micro-batch, their view, and whether these count."""
+        if epoch not in self._orders:
+            # two are held: fetching ahead comes to the next epoch before this one is over
+            self._orders = dict(list(self._orders.items())[-1:]) | {epoch: self.plan.order(epoch)}
+        start, end = self.plan.rows(step)
+        cuts = self.plan.cut(step, self.rank, self.ranks, self.parts)
+        view = None if self.fixed else view_of(self.plan.seed, epoch)
+        return self._orders[epoch][start:end], cuts or [slice(0, 1)], view, bool(cuts)
+
+    def _asks(self, step: int) -> list[Ask]:
+        """Ids and view of each micro-batch of `step`."""
+        ids, rows, view, _ = self._cut(step, step // self.plan.steps_per_epoch)
+        return [(ids[part], view) for part in rows]

@@ -19,7 +19,14 @@ from stillroom.facts import versions
 from stillroom.runtime import Runtime
 from stillroom.task import Task, TeacherJob
 
-TRACELESS = ("log_every", "evaluate_every", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints")
+TRACELESS = (
+    "workers",
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+    "checkpoint_seconds",
+    "keep_checkpoints",
+)
 """Options of the Engine that leave no trace in the weights."""
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from stillroom.data.augment import PRESETS, augmentation, warn_if_mirrored
 from stillroom.data.source import TensorSource
+from stillroom.engine import Engine
 from stillroom.errors import UserError
+from stillroom.method import Batch
+from stillroom.plan import view_of
+from toys import Fit, Toy
 
 SHAPE = (3, 16, 24)
 X = torch.randint(256, (6, *SHAPE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -19,6 +25,39 @@ X = torch.randint(256, (6, *SHAPE), generator=torch.Generator().manual_seed(0), 
 def views(name: str, x: torch.Tensor = X, count: int = 20) -> torch.Tensor:
     source = TensorSource(x, augment=augmentation(name, tuple(x.shape[1:])))
     return torch.stack([source.fetch(torch.arange(len(x)), view)[0] for view in range(count)])
+
+
+def darker(image: torch.Tensor) -> torch.Tensor:
+    """A user's own, which draws from torch's generator and from random's."""
+    return (image.float() / 255) * torch.rand(1) * random.random()
+
+
+@pytest.mark.parametrize("name", ["crop", "crop-flip", "trivial", darker])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_what_training_saw_is_replayed_one_sample_at_a_time(name, accumulate: int) -> None:
+    pytest.importorskip("torchvision")
+    x = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    source = TensorSource(x, torch.arange(20) % 3, augmentation(name, (3, 8, 8)), (0.5,) * 3, (0.2,) * 3)
+    seen: list[Batch] = []
+
+    @dataclass(eq=False)
+    class Pictures(Toy):
+        def train(self) -> TensorSource:
+            return source
+
+        def make_student(self, seed: int) -> torch.nn.Module:
+            return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+
+        def score(self, product, split, runtime) -> dict[str, float]:
+            return {"accuracy": 0.0}
+
+    Engine(epochs=2, batch_size=8, accumulate=accumulate).fit(Fit(hook=seen.append), Pictures(), 7)
+    assert sum(len(batch) for batch in seen) == 40
+    for batch in reversed(seen):
+        for image, i in zip(batch.x, batch.index, strict=True):
+            torch.rand(3)
+            alone, _ = source.fetch(i[None], view_of(7, batch.clock.epoch))
+            assert torch.equal(alone[0], image)
 
 
 def test_none_and_callables() -> None:

@@ -185,15 +185,6 @@ def test_a_private_generator_cannot_be_reproduced() -> None:
     )
 
 
-def test_a_stream_is_read_once_up_to_the_limit() -> None:
-    with pytest.raises(UserError) as error:
-        load_images(Stream(Pairs(), endless=True), memory_limit=50 * 64)
-    assert str(error.value) == (
-        "data 'Stream' needs more than 2.98e-06 GiB of memory, reached at sample 50: pass --task.image-size "
-        "N, or a map-style data set, which is read as it is needed"
-    )
-
-
 def test_a_stream_that_draws_is_the_same_in_every_run() -> None:
     a = load_images(Stream(Pairs(noise=random.random)))
     random.random()

@@ -55,7 +55,7 @@ def warn_if_mirrored(augment: str | Augment, data: str) -> None:
         warnings.warn(
             f"augmentation '{augment}' mirrors images, and a mirrored or turned character of '{data}' has "
             "another meaning (2 and 5, 6 and 9): 'crop' keeps it",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stillroom.data.augment import augmentation, warn_if_mirrored
-from stillroom.data.opening import Reading, open_data
+from stillroom.data.opening import Opened, Reading, open_data
 from stillroom.data.parts import Part, decode, divide, spread
 from stillroom.data.pictures import Look
 from stillroom.data.source import Augment, Source, TensorSource, borrowed_generators, standardise
@@ -23,7 +24,7 @@ NORMALISE = ("data", "imagenet", "centred", "none")
 """By the training split's own mean and deviation, by ImageNet's, to [-1, 1], or not at all (only to [0, 1])."""
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as in torchvision's pretrained weights
-_CHUNK = 512  # images gone through at a time
+_CHUNK, _CHUNK_VALUES = 512, 2**23  # images, and pixel values, gone through at a time
 _MOMENTS, _DIGESTED = 10_000, 64  # samples read of data that are too large to read them all
 
 
@@ -61,14 +62,18 @@ def load_images(
     split_seed: int = 0,
     train_samples: int | None = None,
     memory_limit: int = 4 * 2**30,
+    disk_limit: int = 16 * 2**30,
+    stream: bool = False,
+    stream_samples: int | None = None,
 ) -> ImageData:
     """Load `data`: a name, a path, or data in hand.
 
     `data` is 'digits' (scikit-learn's 8 x 8 digits: 800 train, 97 validation, 900 test), a folder of parquet
-    files or of images ([split/][class/]file), the hub's name of a data set, a `datasets.Dataset` or
-    `DatasetDict`, a DataLoader, a map-style data set of (image, label), tensors (x, y), or a mapping of split
-    names to these. Absent splits are cut from the training split, stratified by `split_seed`: 20 % test, 10 %
-    validation (at most 5,000). `train_samples` then keeps a stratified subset of what is left.
+    files or of images ([split/][class/]file), the hub's name of a data set, a `datasets.Dataset`, `DatasetDict`
+    or their iterable kin, a DataLoader, a map-style or iterable data set of (image, label) or of mappings, tensors
+    (x, y), a mapping of columns, or a mapping of split names to these. Absent splits are cut from the training
+    split, stratified by `split_seed`: 20 % test, 10 % validation (at most 5,000). `train_samples` then keeps a
+    stratified subset of what is left.
 
     Images are grey (one channel) if all are, RGB otherwise; `image_size` makes them square (the largest
     square around the centre, bilinear); EXIF orientation is ignored. `augment` is a preset or a callable,
@@ -78,28 +83,41 @@ def load_images(
 
     Images that together take more than `memory_limit` bytes as float32 are decoded as they are fetched (mean
     and standard deviation are then those of 10,000 of them), and so are those of a data set that has random
-    transforms of its own. Raises UserError, one line, for what cannot be read.
+    transforms of its own. A stream that takes more is kept on disk, up to `disk_limit` bytes, and read from there;
+    `stream` reads a name as one where it can be (the hub, parquet), and `stream_samples` takes the first so many
+    of each of its splits. Raises UserError, one line, for what cannot be read.
     """
-    _check(image_size, train_samples, normalise)
+    _check(normalise, image_size=image_size, train_samples=train_samples, stream_samples=stream_samples)
+    how = Reading(image_column, label_column, image_size, memory_limit, disk_limit, stream, stream_samples)
     with borrowed_generators() as reseed:
         reseed(seed_of(split_seed))  # the user's data may draw from the process's generators
-        opened = open_data(data, Reading(image_column, label_column, image_size, memory_limit))
-        warn_if_mirrored(augment, opened.name)
-        parts, classes, splits = divide(opened, split_seed, train_samples)
-        look, pixels = decode(parts, image_size, memory_limit)
-        transform = augmentation(augment, look.shape)
-        chosen = normalise or ("data" if opened.raw else "none")
-        sample = _sample(parts["train"], pixels.get("train"), look)
-        mean, std = _normalisation(chosen, look, opened.name, sample)
-        fingerprint = _fingerprint(parts, pixels, look, [classes, mean, std])
-        a, b, c = _sources(parts, pixels, look, transform, mean, std)
+        return _load(open_data(data, how), how, augment, normalise, split_seed, train_samples)
+
+
+def _load(
+    opened: Opened,
+    how: Reading,
+    augment: str | Augment,
+    normalise: str | None,
+    split_seed: int,
+    train_samples: int | None,
+) -> ImageData:
+    warn_if_mirrored(augment, opened.name)
+    parts, classes, splits = divide(opened, split_seed, train_samples)
+    look, pixels = decode(parts, how.image_size, how.memory_limit)
+    transform = augmentation(augment, look.shape)
+    chosen = normalise or ("data" if opened.raw else "none")
+    sample = _sample(parts["train"], pixels.get("train"), look)
+    mean, std = _normalisation(chosen, look, opened.name, sample)
+    fingerprint = _fingerprint(parts, pixels, look, [classes, mean, std])
+    a, b, c = _sources(parts, pixels, look, transform, mean, std)
     return ImageData(a, b, c, classes, look.shape, mean, std, opened.name, splits, fingerprint)
 
 
-def _check(image_size: int | None, train_samples: int | None, normalise: str | None) -> None:
-    for option, value in (("image-size", image_size), ("train-samples", train_samples)):
+def _check(normalise: str | None, **counts: int | None) -> None:
+    for option, value in counts.items():
         if value is not None and value < 1:
-            raise UserError(f"--task.{option} is {value}: pass a number of at least 1")
+            raise UserError(f"--task.{option.replace('_', '-')} is {value}: pass a number of at least 1")
     if normalise not in (None, *NORMALISE):
         raise UserError(
             f"normalisation '{normalise}' is unknown: pass --task.normalise with {', '.join(NORMALISE)}"
@@ -125,10 +143,11 @@ def _sources(
 
 def _sample(train: Part, pixels: Tensor | None, look: Look) -> Iterator[Tensor]:
     """The training images as float32 in chunks [b, C, H, W]: all that are in memory, or 10,000 of them."""
+    size = max(1, min(_CHUNK, _CHUNK_VALUES // math.prod(look.shape)))
     if pixels is not None:
         return (standardise(chunk, None, None) for chunk in pixels.split(_CHUNK))
     source = train.lazy(look)
-    return (source.fetch(ids, None)[0] for ids in spread(len(source), _MOMENTS).split(_CHUNK))
+    return (source.fetch(ids, None)[0] for ids in spread(len(source), _MOMENTS).split(size))
 
 
 def _normalisation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -12,7 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stillroom.data.pictures import Picture, as_picture, channels_of, decoded, resized, size_of
+from stillroom.data.pictures import (
+    Cell,
+    Picture,
+    as_picture,
+    channels_of,
+    decoded,
+    opened,
+    resized,
+    size_of,
+)
 from stillroom.data.source import borrowed_generators
 from stillroom.errors import UserError
 from stillroom.seeds import seed_of
@@ -47,11 +57,11 @@ class Items(Protocol):
 
 
 class Listed:
-    """Pictures held in a list, or in one tensor [N, H, W] or [N, C, H, W]."""
+    """Pictures held in a list, encoded or not, or in one tensor [N, H, W] or [N, C, H, W]."""
 
     random = False
 
-    def __init__(self, images: Sequence[Picture] | Tensor, labels: np.ndarray | None, name: str) -> None:
+    def __init__(self, images: Sequence[Cell] | Tensor, labels: np.ndarray | None, name: str) -> None:
         self.images, self.labels, self.name = images, labels, name
 
     def __len__(self) -> int:
@@ -59,7 +69,7 @@ class Listed:
 
     def read(self, rows: Sequence[int]) -> Iterator[Picture]:
         """See `Items.read`."""
-        return (self.images[row] for row in rows)
+        return (opened(self.images[row], self.where(row)) for row in rows)
 
     def where(self, row: int) -> str:
         """See `Items.where`."""
@@ -111,35 +121,52 @@ def map_items(dataset: Any, image_size: int | None, memory_limit: int, name: str
         first = f"sample 0 of {name}"
         each = finished_bytes(as_picture(pair(dataset[0], first)[0], first), image_size, first)
         if not drawn and count * each <= memory_limit:
-            return collect((dataset[i] for i in range(count)), image_size, memory_limit, name)
+            pairs = (pair(dataset[i], f"sample {i} of {name}") for i in range(count))
+            held, whole = collect(pairs, image_size, memory_limit, name)
+            if whole:
+                return listed(held, name)
         labels = _declared_labels(dataset, name, reseed)
         if labels is None:
             labels = label_array((pair(dataset[i], f"sample {i} of {name}")[1] for i in range(count)), name)
     return Mapped(dataset, labels, name, random=drawn)
 
 
-def collect(items: Iterable[Any], image_size: int | None, memory_limit: int, name: str) -> Listed:
-    """Read samples of unknown number into memory, at most `memory_limit` bytes of finished float32."""
-    images: list[Picture] = []
-    labels: list[Any] = []
+def collect(
+    cells: Iterator[tuple[Any, Any]], image_size: int | None, memory_limit: int, name: str
+) -> tuple[deque[tuple[Cell, Any]], bool]:
+    """Samples of unknown number, as they are held, and whether that is all of them.
+
+    If not, as many were taken from `cells` as just exceed `memory_limit` bytes once they are finished float32.
+    """
+    held: deque[tuple[Cell, Any]] = deque()
     used = 0
-    for i, item in enumerate(items):
-        where = f"sample {i} of {name}"
-        image, label = pair(item, where)
-        picture = as_picture(image, where)
-        used += finished_bytes(picture, image_size, where)
+    for cell, label in tidied(cells, image_size, name):
+        where = f"sample {len(held)} of {name}"
+        used += finished_bytes(opened(cell, where), image_size, where)
+        held.append((cell, label))
         if used > memory_limit:
-            raise UserError(
-                f"{name} needs more than {memory_limit / 2**30:.3g} GiB of memory, reached at sample {i}: "
-                "pass --task.image-size N, or a map-style data set, which is read as it is needed"
-            )
-        if image_size:
-            picture = resized(picture, image_size, where)
-        elif isinstance(picture, Image.Image):
-            picture = decoded(picture, picture.mode, where)
-        images.append(picture)
-        labels.append(label)
-    return Listed(images, label_array(labels, name), name)
+            return held, False
+    return held, True
+
+
+def listed(held: Iterable[tuple[Cell, Any]], name: str) -> Listed:
+    """Samples in hand as one split."""
+    pairs = list(held)
+    return Listed([cell for cell, _ in pairs], label_array((label for _, label in pairs), name), name)
+
+
+def tidied(
+    cells: Iterable[tuple[Any, Any]], image_size: int | None, name: str, first: int = 0
+) -> Iterator[tuple[Cell, Any]]:
+    """Samples of a user's as they are held: encoded bytes, or pictures read and resized; labels as plain values."""
+    for i, (image, label) in enumerate(cells, first):
+        where = f"sample {i} of {name}"
+        cell = image if isinstance(image, bytes) else as_picture(image, where)
+        if not isinstance(cell, bytes) and image_size:
+            cell = resized(cell, image_size, where)
+        elif isinstance(cell, Image.Image):
+            cell = decoded(cell, cell.mode, where)
+        yield cell, _plain(label, i, name)
 
 
 def finished_bytes(picture: Picture, image_size: int | None, name: str) -> int:

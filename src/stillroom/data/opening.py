@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from stillroom.data import folders, tables
-from stillroom.data.items import Items, Listed, collect, map_items
-from stillroom.data.splits import known
+from stillroom.data.items import Items, Listed, map_items, pair
+from stillroom.data.named import Columns, Named, columns_of
+from stillroom.data.splits import SPLITS, known
+from stillroom.data.streams import Limits, read_stream
 from stillroom.errors import UserError
 
 _TABLES = (".parquet", ".arrow")
+_METADATA = ("metadata.csv", "metadata.jsonl")  # beside images: their labels and more, which `datasets` reads
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,34 @@ class Reading:
     label_column: str | None = None
     image_size: int | None = None
     memory_limit: int = 4 * 2**30
+    disk_limit: int = 16 * 2**30
+    """Bytes of a stream that may be kept on disk."""
+    stream: bool = False
+    """Whether what is named is read as a stream, where it can be."""
+    stream_samples: int | None = None
+    """Of each split of a stream, the first so many; what is named is then read as one."""
+
+    @property
+    def columns(self) -> Columns:
+        """The names of image and label."""
+        return Columns(self.image_column, self.label_column)
+
+    @property
+    def streams(self) -> bool:
+        """Whether what is named is read as a stream."""
+        return self.stream or self.stream_samples is not None
+
+    def limits(self, expected: int | None = None) -> Limits:
+        """What may be taken of a stream of `expected` samples, None if unknown."""
+        return Limits(self.image_size, self.memory_limit, self.disk_limit, self.stream_samples, expected)
+
+    def no_stream(self, name: str) -> None:
+        """Raise UserError where only the first samples of a stream were asked for, and it is none."""
+        if self.stream_samples is not None:
+            raise UserError(
+                f"{name} is no stream, its samples are read by number: pass --task.train-samples in place of "
+                "--task.stream-samples"
+            )
 
 
 @dataclass
@@ -57,10 +88,8 @@ def open_data(data: Any, how: Reading) -> Opened:
     library = sys.modules.get("datasets")  # unless it is imported nobody can hold one of its objects
     if isinstance(data, Mapping):
         return _open_mapping(data, how, library)
-    if library is not None and isinstance(data, library.Dataset):
+    if library is not None and isinstance(data, library.Dataset | library.IterableDataset):
         return _open_tables(data, how, data.info.dataset_name or "dataset")
-    if library is not None and isinstance(data, library.IterableDataset):
-        raise UserError("data is a streaming datasets.IterableDataset: load it without streaming=True")
     if isinstance(data, torch_data.DataLoader):
         return _open_loader(data, how)
     if isinstance(data, torch_data.TensorDataset):
@@ -68,11 +97,14 @@ def open_data(data: Any, how: Reading) -> Opened:
     if isinstance(data, Tensor):
         data = (data,)
     if isinstance(data, tuple) and data and isinstance(data[0], Tensor | np.ndarray):
-        return _open_tensors(data)
+        return _open_tensors(data, how)
     name = type(data).__name__
     if isinstance(data, torch_data.IterableDataset):
-        return _open_stream(data, how, name)
+        return _open_stream(lambda: iter(data), how, name)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        how.no_stream(f"data '{name}'")
+        if len(data) and isinstance(data[0], Mapping):
+            data = Named(data, how.columns)
         items = map_items(data, how.image_size, how.memory_limit, f"data '{name}'")
         return Opened(name, {"train": items}, raw=not _holds_tensors(items))
     raise UserError(
@@ -83,6 +115,7 @@ def open_data(data: Any, how: Reading) -> Opened:
 
 def _open_name(data: str | Path, how: Reading) -> Opened:
     if data == "digits":
+        how.no_stream("data 'digits'")
         return _digits()
     path = Path(data).expanduser()
     if path.is_file():
@@ -93,7 +126,7 @@ def _open_name(data: str | Path, how: Reading) -> Opened:
         raise UserError(
             f"data folder '{data}' does not exist: pass --task.data with a folder, a hub name or 'digits'"
         )
-    return _open_tables(tables.load_hub(data), how, data)
+    return _open_tables(tables.load_hub(data, streaming=how.streams), how, data, counted=True)
 
 
 def _digits() -> Opened:
@@ -110,27 +143,46 @@ def _open_folder(path: Path, how: Reading) -> Opened:
     if not files:
         raise UserError(f"data folder '{path}' is empty: pass a folder with images or parquet files")
     images = [file for file in files if file.suffix.lower() in folders.IMAGES]
-    if images and not any(file.suffix in _TABLES for file in files):
+    if images and not any(file.suffix in _TABLES or file.name in _METADATA for file in files):
+        how.no_stream(f"data folder '{path}', of image files,")
         return Opened(name, dict(folders.read_folder(path, images, name)))
-    return _open_tables(tables.load_folder(path), how, name)
+    return _open_tables(tables.load_folder(path, streaming=how.streams), how, name, counted=True)
 
 
-def _open_tables(loaded: Any, how: Reading, name: str) -> Opened:
+def _open_tables(loaded: Any, how: Reading, name: str, *, counted: bool = False) -> Opened:
+    """Splits of `datasets`; `counted` says that they are whole, as their info has them."""
     splits = loaded if isinstance(loaded, Mapping) else {"train": loaded}
     chosen = known(splits, name)
-    return _merge({ours: _open_table(splits[theirs], how, name, theirs) for ours, theirs in chosen.items()})
+    return _merge(
+        {ours: _open_table(splits[theirs], how, name, theirs, counted) for ours, theirs in chosen.items()}
+    )
 
 
-def _open_table(dataset: Any, how: Reading, name: str, split: str) -> Opened:
+def _open_table(dataset: Any, how: Reading, name: str, split: str, counted: bool) -> Opened:
+    import datasets
+
     where = f"split '{split}' of data '{name}'"
+    if isinstance(dataset, datasets.IterableDataset):
+        splits = dataset.info.splits if counted else None
+        expected = splits[split].num_examples if splits and split in splits else None
+        stream = tables.TableStream(dataset, how.image_column, how.label_column, where)
+        key = stream.key(how.image_size, how.stream_samples)
+        items = read_stream(stream.pairs, where, how.limits(expected), key)
+        return Opened(name, {"train": items}, tables.class_names(stream.features, how.label_column, where))
+    how.no_stream(where)
     items = tables.read_table(dataset, how.image_column, how.label_column, where)
-    return Opened(name, {"train": items}, tables.class_names(dataset, how.label_column, where))
+    return Opened(name, {"train": items}, tables.class_names(dataset.features, how.label_column, where))
 
 
 def _open_mapping(data: Mapping[str, Any], how: Reading, library: Any) -> Opened:
-    if library is not None and all(isinstance(part, library.Dataset) for part in data.values()):
+    kinds = () if library is None else (library.Dataset, library.IterableDataset)
+    if all(isinstance(part, kinds) for part in data.values()):
         name = next((part.info.dataset_name for part in data.values()), None)
         return _open_tables(data, how, name or "dataset")
+    if len(data) > 1 and not any(str(name).lower() in SPLITS for name in data):
+        columns = columns_of(data, how.columns)
+        if columns is not None:
+            return _open_columns(*columns, how)
     opened = {}
     for split, theirs in known(data, "in hand").items():
         opened[split] = part = open_data(data[theirs], how)
@@ -138,6 +190,17 @@ def _open_mapping(data: Mapping[str, Any], how: Reading, library: Any) -> Opened
             raise UserError(f"split '{theirs}' of the data has splits of its own: pass one under each name")
         part.parts["train"].name = f"split '{theirs}' of data '{part.name}'"
     return _merge(opened)
+
+
+def _open_columns(images: Any, labels: Any, how: Reading) -> Opened:
+    if isinstance(images, Tensor | np.ndarray):
+        return open_data((images, labels), how)
+    images, labels = list(images), itertools.repeat(None) if labels is None else list(labels)
+    if isinstance(labels, list) and len(labels) != len(images):
+        raise UserError(
+            f"the columns of the data have {len(images)} images and {len(labels)} labels: pass one label an image"
+        )
+    return open_data(list(zip(images, labels, strict=False)), how)
 
 
 def _merge(opened: Mapping[str, Opened]) -> Opened:
@@ -155,7 +218,7 @@ def _merge(opened: Mapping[str, Opened]) -> Opened:
 def _open_loader(loader: torch_data.DataLoader, how: Reading) -> Opened:
     name = type(loader.dataset).__name__
     if isinstance(loader.dataset, torch_data.IterableDataset):
-        return _open_stream(_samples(loader), how, name)
+        return _open_stream(lambda: _samples(loader, how.columns), how, name)
     usual = (torch_data.SequentialSampler, torch_data.RandomSampler, torch_data.BatchSampler, type(None))
     for sampler in (loader.sampler, loader.batch_sampler):
         if type(sampler) not in usual:
@@ -164,31 +227,33 @@ def _open_loader(loader: torch_data.DataLoader, how: Reading) -> Opened:
                 "Stillroom draws its own order, pass the dataset"
             )
     plain = (torch_data.default_collate, torch_data.default_convert)
-    return open_data(loader.dataset if loader.collate_fn in plain else _Collated(loader, name), how)
+    return open_data(loader.dataset if loader.collate_fn in plain else _Collated(loader, how.columns), how)
 
 
 class _Collated:
     """The samples of a loader with a collate function of its own, asked for one at a time."""
 
-    def __init__(self, loader: Any, name: str) -> None:
-        self.dataset, self.collate, self.name = loader.dataset, loader.collate_fn, name
+    def __init__(self, loader: Any, columns: Columns) -> None:
+        self.dataset, self.collate, self.columns = loader.dataset, loader.collate_fn, columns
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, row: int) -> tuple[Any, Any]:
-        return next(_unbatched(self.collate([self.dataset[row]]), self.name))
+        batch = self.collate([self.dataset[row]])
+        return next(_unbatched(batch, self.columns, type(self.dataset).__name__))
 
 
-def _samples(loader: torch_data.DataLoader) -> Iterator[Any]:
+def _samples(loader: torch_data.DataLoader, columns: Columns) -> Iterator[Any]:
     for batch in loader:
         if loader.batch_size is None:
             yield batch
         else:
-            yield from _unbatched(batch, type(loader.dataset).__name__)
+            yield from _unbatched(batch, columns, type(loader.dataset).__name__)
 
 
-def _unbatched(batch: Any, name: str) -> Iterator[tuple[Any, Any]]:
+def _unbatched(batch: Any, columns: Columns, name: str) -> Iterator[tuple[Any, Any]]:
+    batch = columns.pair(batch, f"a batch of data '{name}'")
     x, y = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (batch, None)
     if not isinstance(x, Tensor):
         raise UserError(
@@ -197,12 +262,20 @@ def _unbatched(batch: Any, name: str) -> Iterator[tuple[Any, Any]]:
     return zip(x, itertools.repeat(None) if y is None else y, strict=False)
 
 
-def _open_stream(samples: Any, how: Reading, name: str) -> Opened:
-    items = collect(samples, how.image_size, how.memory_limit, f"data '{name}'")
+def _open_stream(samples: Callable[[], Iterator[Any]], how: Reading, name: str) -> Opened:
+    """A stream in hand. It has no key: nobody can tell whether it gives again what it gave before."""
+
+    def pairs() -> Iterator[tuple[Any, Any]]:
+        for i, item in enumerate(samples()):
+            where = f"sample {i} of data '{name}'"
+            yield pair(how.columns.pair(item, where), where)
+
+    items = read_stream(pairs, f"data '{name}'", how.limits())
     return Opened(name, {"train": items}, raw=not _holds_tensors(items))
 
 
-def _open_tensors(data: tuple[Any, ...]) -> Opened:
+def _open_tensors(data: tuple[Any, ...], how: Reading) -> Opened:
+    how.no_stream("a pair of tensors")
     if len(data) > 2:
         raise UserError(f"data is a tuple of {len(data)} tensors: pass images and labels, (x, y)")
     x = torch.as_tensor(data[0]).detach().cpu()

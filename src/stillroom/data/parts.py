@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from stillroom.data.items import Items, finished_bytes
+from stillroom.data.items import Items
 from stillroom.data.labels import encode
 from stillroom.data.opening import Opened
 from stillroom.data.pictures import ColourError, Look, Picture
@@ -59,9 +61,7 @@ class Part:
     ) -> LazySource:
         """A source that decodes what is fetched."""
 
-        def read(rows: Sequence[int]) -> Iterator[Tensor]:
-            return _tensors(self.items, look, rows)
-
+        read = partial(_tensors, self.items, look)  # no closure: it is sent to worker processes
         return LazySource(read, self.rows, self.labels, augment, mean, std, random=self.items.random)
 
 
@@ -117,7 +117,7 @@ def _cut(train: Part, sizes: Mapping[str, int], seed: int, data: str) -> dict[st
         warnings.warn(
             f"data '{data}' has random transforms of its own, and {' and '.join(sizes)} are cut from it: "
             "their images are one random view each, the same in every run; to avoid it, pass these splits",
-            stacklevel=4,
+            stacklevel=5,
         )
     rows = hold_out(train.labels, len(train.rows), sizes, seed)
     for split, picked in rows.items():
@@ -155,14 +155,12 @@ def decode(
 
     These are all that are not random, if together they take at most `memory_limit` bytes as float32.
     """
-    where, first = next(parts["train"].pictures(1))
-    each = finished_bytes(first, image_size, where)
-    held = {split: part for split, part in parts.items() if not part.items.random}
-    if each * sum(len(part.rows) for part in held.values()) > memory_limit:
-        held = {}
     look = Look.of(
         itertools.chain.from_iterable(part.pictures(_LOOKS) for part in parts.values()), image_size
     )
+    held = {split: part for split, part in parts.items() if not part.items.random}
+    if 4 * math.prod(look.shape) * sum(len(part.rows) for part in held.values()) > memory_limit:
+        held = {}
     try:
         return look, {split: part.decode(look) for split, part in held.items()}
     except ColourError:  # the few looked at were grey

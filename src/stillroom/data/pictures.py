@@ -19,6 +19,9 @@ from stillroom.errors import UserError, reason
 Picture = Image.Image | Tensor
 """An opened image (of which PIL has read no more than the header), or a tensor [H, W] or [C, H, W]."""
 
+Cell = bytes | Picture
+"""A picture, or the encoded bytes of one."""
+
 _GREY = ("L", "1")
 
 
@@ -28,6 +31,11 @@ def open_picture(file: bytes | str | Path, where: str) -> Image.Image:
         return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     except OSError as error:
         raise undecodable(where, error) from error
+
+
+def opened(cell: Cell, where: str) -> Picture:
+    """The picture in `cell`; raises UserError naming `where`."""
+    return open_picture(cell, where) if isinstance(cell, bytes) else cell
 
 
 def undecodable(where: str, error: Exception) -> UserError:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from stillroom.data.named import LABEL_COLUMNS
 from stillroom.data.pictures import Picture, open_picture
 from stillroom.errors import UserError, reason
 
 if TYPE_CHECKING:
     import datasets
-
-LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "y")
-"""Names under which a label column is looked for, in this order."""
 
 _ROWS = 1024  # encoded images taken out of the Arrow table at a time
 
@@ -70,15 +69,84 @@ def read_table(dataset: datasets.Dataset, image: str | None, label: str | None, 
     return Table(dataset, found, label_column(dataset.features, label, name), name)
 
 
-def class_names(dataset: datasets.Dataset, label: str | None, name: str) -> list[str] | None:
+def class_names(features: Any, label: str | None, name: str) -> list[str] | None:
     """The names of the classes, where the label column has them."""
-    column = label_column(dataset.features, label, name)
-    return None if column is None else getattr(dataset.features[column], "names", None)
+    column = label_column(features, label, name)
+    return None if column is None else getattr(features[column], "names", None)
+
+
+class TableStream:
+    """A `datasets.IterableDataset` as pairs (encoded image, label), its columns found as those of a table are."""
+
+    def __init__(
+        self, dataset: datasets.IterableDataset, image: str | None, label: str | None, name: str
+    ) -> None:
+        self.name, self._given = name, dataset
+        plain = dataset.with_format(None)
+        self.features: Any = dataset.features
+        if self.features is None:  # of a generator, or after map: told from the first row
+            self.features = self._first(plain)
+            plain = plain.cast(self.features)
+        self._image = image_column(self.features, image, name)
+        self._label = label_column(self.features, label, name)
+        self._rows = self._chosen(plain)
+
+    def _first(self, plain: datasets.IterableDataset) -> Any:
+        import datasets
+
+        with self._read():
+            rows = list(plain.take(1))
+        if not rows:
+            raise UserError(f"{self.name} is empty: pass data with images")
+        return datasets.Dataset.from_list(rows).features
+
+    def _chosen(self, plain: datasets.IterableDataset) -> datasets.IterableDataset:
+        import datasets
+
+        columns = [self._image, *([] if self._label is None else [self._label])]
+        return plain.select_columns(columns).cast_column(self._image, datasets.Image(decode=False))
+
+    def pairs(self) -> Iterator[tuple[Any, Any]]:
+        """The stream from its beginning."""
+        import datasets
+
+        with self._read():
+            for i, row in enumerate(self._rows):
+                cell = row[self._image]
+                if not cell or not (cell["bytes"] or cell["path"]):
+                    raise UserError(f"sample {i} of {self.name} has no image: remove it")
+                image = cell["bytes"] or datasets.Image().decode_example(cell)
+                yield image, None if self._label is None else row[self._label]
+
+    def key(self, *about: Any) -> str | None:
+        """A name made of the stream's files, their times, and all that is done to them; None where it has none.
+
+        Two streams of one key give the same samples, if what a function in them reads has not changed.
+        """
+        from datasets.fingerprint import Hasher
+
+        made_of = getattr(self._given, "_ex_iterable", None)
+        try:
+            return None if made_of is None else Hasher.hash([made_of, self._image, self._label, *about])
+        except Exception:  # whatever an object raises that cannot be hashed
+            return None
+
+    @contextmanager
+    def _read(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # whatever a reader of a dozen file types, or the hub, raises
+            raise UserError(
+                f"{self.name} cannot be read ({reason(error)}): pass other data, or load them without streaming"
+            ) from error
 
 
 def image_column(features: Any, wanted: str | None, name: str) -> str:
     """The column of images: the one asked for, or the only one there is."""
     images = [column for column, feature in features.items() if _is_image(feature)]
+    images = images or [column for column, feature in features.items() if _is_binary(feature)]
     if wanted is None:
         if len(images) == 1:
             return images[0]
@@ -119,8 +187,12 @@ def label_column(features: Any, wanted: str | None, name: str) -> str | None:
     )
 
 
-def load_folder(path: Path) -> Any:
-    """A folder of parquet or other tables, or what `save_to_disk` wrote, as a Dataset or DatasetDict."""
+def load_folder(path: Path, *, streaming: bool = False) -> Any:
+    """A folder of parquet or other tables, or what `save_to_disk` wrote, as a Dataset or DatasetDict.
+
+    `streaming` makes no copy of the files: an IterableDataset or a dictionary of these, but of what `save_to_disk`
+    wrote, which is read where it is.
+    """
     import datasets
 
     try:
@@ -129,7 +201,7 @@ def load_folder(path: Path) -> Any:
         # a cache of its own: `datasets` offline serves a local folder 'x' to whoever asks the hub for 'x'
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "local")
         with _quiet():
-            return datasets.load_dataset(str(path.resolve()), cache_dir=cache)
+            return datasets.load_dataset(str(path.resolve()), cache_dir=cache, streaming=streaming)
     except Exception as error:  # whatever a reader of a dozen file types raises
         why = reason(error)
         if "no data" in why or "EmptyDataset" in type(error).__name__:
@@ -139,8 +211,11 @@ def load_folder(path: Path) -> Any:
         raise UserError(f"data folder '{path}' cannot be read ({why}): pass images or parquet") from error
 
 
-def load_hub(name: str) -> Any:
-    """A data set of the hub by name; asks once whether it is there, instead of waiting for retries."""
+def load_hub(name: str, *, streaming: bool = False) -> Any:
+    """A data set of the hub by name; asks once whether it is there, instead of waiting for retries.
+
+    `streaming` downloads nothing yet, and gives an IterableDataset or a dictionary of these.
+    """
     import datasets
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
@@ -160,7 +235,7 @@ def load_hub(name: str) -> Any:
             "pass --task.data with a folder or 'digits', or set HF_HUB_OFFLINE=1 to use a copy in the cache"
         ) from error
     try:
-        return datasets.load_dataset(name)
+        return datasets.load_dataset(name, streaming=streaming)
     except Exception as error:
         raise UserError(
             f"data '{name}' cannot be loaded from the hub ({reason(error)}): "
@@ -197,6 +272,11 @@ def _is_image(feature: Any) -> bool:
     # parquet files not written by `datasets` have the same column as a plain structure
     plain = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
     return isinstance(feature, datasets.Image) or plain
+
+
+def _is_binary(feature: Any) -> bool:
+    """Whether it holds bytes, which are taken for encoded images where nothing else is."""
+    return getattr(feature, "dtype", None) in ("binary", "large_binary")
 
 
 def _is_label(feature: Any) -> bool:

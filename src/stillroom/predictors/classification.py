@@ -50,6 +50,14 @@ class Classification(Task):
     """Column of the labels; None finds it."""
     image_size: int | None = None
     """Scale all images to this height and width, pixels; None takes them as they are."""
+    memory_limit: float = 4.0
+    """GiB of images, as float32, up to which they are held in memory; more are decoded as they are fetched."""
+    stream: bool = False
+    """Read a hub name or a parquet folder as a stream, without a copy of all its files; see `disk_limit`."""
+    stream_samples: int | None = None
+    """Of each split of a stream, use the first so many; what `data` names is then read as a stream. None for all."""
+    disk_limit: float = 16.0
+    """GiB of a stream that may be kept in the cache on disk, where it takes more than the memory limit."""
     normalise: Literal["auto", "data", "imagenet", "centred", "none"] = "auto"
     """Scale inputs by mean and deviation of the training images, of ImageNet, to [-1, 1], or not; auto: their own."""
     augment: Augment = "none"
@@ -92,6 +100,10 @@ class Classification(Task):
             augment=self.augment,
             split_seed=self.split_seed,
             train_samples=self.train_samples,
+            memory_limit=int(self.memory_limit * 2**30),
+            stream=self.stream,
+            stream_samples=self.stream_samples,
+            disk_limit=int(self.disk_limit * 2**30),
         )
 
     @property
@@ -194,6 +206,8 @@ class Classification(Task):
 
     def check(self, seed: int, teacher: bool) -> None:
         """Load the data and run both networks on two blank images."""
+        for name in ("memory_limit", "disk_limit"):
+            require(f"--task.{name.replace('_', '-')}", getattr(self, name), 0)
         images = self.images
         for name, least in (("mixup", 0), ("cutmix", 0), ("teacher_epochs", 1), ("teacher_batch_size", 1)):
             require(f"--task.{name.replace('_', '-')}", getattr(self, name), least)
@@ -288,7 +302,8 @@ class Classification(Task):
 
     def quick(self) -> Classification:
         """A hundred digits and two epochs for the teacher."""
-        return self.but(data="digits", train_samples=120, student_samples=100, teacher_epochs=2)
+        small = {"data": "digits", "stream_samples": None, "train_samples": 120, "student_samples": 100}
+        return self.but(**small, teacher_epochs=2)
 
 
 def _name_of(given: object, name: str) -> str:
