@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stillroom.data.tokens import library
+from stillroom.data.tokens import library, read_tokenizer
 from stillroom.errors import UserError, reason
 from stillroom.models.texts import Causal, Encoder, MeanPooled
 
@@ -41,7 +42,7 @@ def build_encoder(
 
     Raises UserError for an unknown name, a missing folder, a vocabulary that is not the tokenizer's.
     """
-    with _seeded(seed):
+    with seeded(seed):
         network = _classifier(name, tokenizer, list(classes), length, fresh)
     _check_fit(network, name, tokenizer, length)
     return settled(network, tokenizer, causal=False).train()
@@ -52,7 +53,7 @@ def build_causal(name: str, *, tokenizer: Any, length: int, seed: int, fresh: bo
 
     Raises UserError as `build_encoder` does.
     """
-    with _seeded(seed):
+    with seeded(seed):
         network = _language_model(name, tokenizer, length, fresh)
     _check_fit(network, name, tokenizer, length)
     return settled(network, tokenizer, causal=True).train()
@@ -61,6 +62,41 @@ def build_causal(name: str, *, tokenizer: Any, length: int, seed: int, fresh: bo
 def settled(network: nn.Module, tokenizer: Any, causal: bool) -> Any:
     """A transformers model as `Causal` or `Encoder`, told the special tokens that it needs to know."""
     return Causal(network) if causal else Encoder(network, padding_of(tokenizer), tokenizer.sep_token_id)
+
+
+def same_tokens(tokenizer: Any, place: str, who: str) -> None:
+    """Raise UserError where the tokenizer of `place` is another one than `tokenizer`, by its token strings.
+
+    `place` is a model's folder or hub name; one that has no tokenizer says nothing.
+    """
+    if Path(place).is_dir() and not any((Path(place) / name).is_file() for name in TOKENIZER_FILES):
+        return
+    ours, theirs = tokenizer.get_vocab(), read_tokenizer(place).get_vocab()
+    if ours == theirs:
+        return
+    odd = min((t for t in theirs if ours.get(t) != theirs[t]), key=lambda t: theirs[t], default="")
+    what = (
+        f"token {odd!r} is {theirs[odd]} there and {ours.get(odd, 'absent')} here" if odd else "it has fewer"
+    )
+    raise UserError(
+        f"{who} has a vocabulary of its own ({what}): pass --task.tokenizer {place} and the other network on it "
+        "(config:FOLDER has fresh weights), or train this one here, on the tokenizer in use"
+    )
+
+
+def start_digest(place: str) -> str:
+    """A digest of configuration and weights in a model's folder; a hub name stands for itself."""
+    found = hashlib.sha256()
+    if not Path(place).is_dir():
+        return place
+    for path in sorted([Path(place) / "config.json", *Path(place).rglob("*.safetensors")]):
+        with open(path, "rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model")
+"""Files of which a folder with a tokenizer has one."""
 
 
 def padding_of(tokenizer: Any) -> int:
@@ -156,13 +192,33 @@ def _classifier(name: str, tokenizer: Any, classes: list[str], length: int, fres
     fresh = fresh or name.startswith("config:")
     if _is_sentence(place):
         return pooled_of(place, tokenizer, len(classes), fresh)
+    kind = transformers.AutoModelForSequenceClassification
+    named = list(_config(place).id2label.values())
     config = _config(place, **labels)
     if fresh:
         _fit_vocabulary(config, tokenizer)
-    kind = transformers.AutoModelForSequenceClassification
     if type(config) not in kind._model_mapping:
         return pooled_of(place, tokenizer, len(classes), fresh)
-    return _made(kind, place, config, fresh)
+    network = _made(kind, place, config, fresh)
+    if not fresh and has_head(name, len(classes)):
+        _reorder(network, named, classes)
+    return network
+
+
+def _reorder(network: Any, theirs: list[str], ours: list[str]) -> None:
+    """Put the classes of a trained head in the order of the data's, where it names the same ones in another."""
+    plain = [name.casefold() for name in theirs]
+    wanted = [name.casefold() for name in ours]
+    if plain == wanted or sorted(plain) != sorted(wanted):
+        return
+    rows = torch.tensor([plain.index(name) for name in wanted])
+    last = [
+        part for part in network.modules() if isinstance(part, nn.Linear) and part.out_features == len(ours)
+    ][-1]
+    with torch.no_grad():
+        last.weight.copy_(last.weight[rows])
+        if last.bias is not None:
+            last.bias.copy_(last.bias[rows])
 
 
 def _language_model(name: str, tokenizer: Any, length: int, fresh: bool) -> nn.Module:
@@ -308,7 +364,7 @@ def _check_fit(network: nn.Module, name: str, tokenizer: Any, length: int) -> No
         )
 
 
-class _seeded:
+class seeded:
     """The default generator under `seed`; the caller's random state is untouched."""
 
     def __init__(self, seed: int) -> None:
