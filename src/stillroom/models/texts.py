@@ -1,0 +1,111 @@
+"""Networks on text: transformers models that take one tensor of token ids, padded with -1 on the right."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class MeanPooled(nn.Module):
+    """A linear head on the mean of an encoder's last hidden states: token ids [n, L] -> logits [n, classes].
+
+    The form of a sentence-transformers model (Reimers and Gurevych, EMNLP 2019, arXiv:1908.10084, section 3); with
+    `first` the state of the first token in place of the mean.
+    """
+
+    def __init__(self, backbone: nn.Module, classes: int, first: bool = False) -> None:
+        super().__init__()
+        self.backbone, self.first = backbone, first
+        self.head = nn.Linear(int(self.config.hidden_size), classes)
+
+    @property
+    def config(self) -> Any:
+        """The configuration of the encoder."""
+        return self.backbone.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Tensor:
+        """Ids and mask [n, L] -> logits [n, classes]."""
+        return self.head(self.embed(input_ids, attention_mask, **more))
+
+    def embed(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Tensor:
+        """Ids and mask [n, L] -> one vector [n, hidden] a text."""
+        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
+        if self.first:
+            return states[:, 0]
+        kept = attention_mask.unsqueeze(-1).to(states.dtype)
+        return (states * kept).sum(1) / kept.sum(1).clamp_min(1)
+
+
+class Encoder(nn.Module):
+    """A classifier of texts: x int64 [n, L], padded with negative numbers on the right, -> logits [n, classes].
+
+    `network` is a transformers model for sequence classification, or a `MeanPooled`. `padding` is the id that
+    stands in for padding, which the attention mask hides. `separator` is the id that ends each part of a pair,
+    where the network tells the parts apart by token types as BERT does: then the second part has type 1.
+    """
+
+    def __init__(self, network: nn.Module, padding: int = 0, separator: int | None = None) -> None:
+        super().__init__()
+        self.network, self.padding = network, padding
+        config: Any = network.config
+        typed = "token_type_ids" in _arguments(network) and getattr(config, "type_vocab_size", 0) == 2
+        self.separator = separator if typed else None
+        if config.pad_token_id is None:
+            config.pad_token_id = padding  # decoders look for the last token that is not this one
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Token ids [n, L] -> logits [n, classes]."""
+        mask = x >= 0
+        more = {}
+        if self.separator is not None:
+            ends = x == self.separator
+            more["token_type_ids"] = (ends.cumsum(-1) - ends.long()).clamp_max(1)
+        out = self.network(input_ids=x.where(mask, self.padding), attention_mask=mask.long(), **more)
+        return out if isinstance(out, Tensor) else out.logits
+
+
+class Causal(nn.Module):
+    """A language model: x int64 [n, L] or packed [n, 2, L] -> logits [n, L, V] of the token after each position.
+
+    `network` is a transformers causal language model. Padding stands on the right, where a causal model cannot see
+    it from any text. Packed rows hold ids and the number of the document within the row: positions start again in
+    each, from which transformers makes the mask that keeps documents apart.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        config: Any = network.config
+        # any id will do; at its own padding id transformers asks for a mask that nothing here needs
+        self.padding = int(config.pad_token_id == 0)
+        self._cached = "use_cache" in _arguments(network)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits a position."""
+        config: Any = self.network.config
+        return int(config.vocab_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Token ids [n, L], or ids and document numbers [n, 2, L] -> logits [n, L, V]."""
+        more: dict[str, Any] = {"use_cache": False} if self._cached else {}
+        ids = x if x.ndim == 2 else x[:, 0]
+        if x.ndim == 3:
+            more["position_ids"] = positions(x[:, 1])
+        return self.network(input_ids=ids.where(ids >= 0, self.padding), **more).logits
+
+
+def positions(numbers: Tensor) -> Tensor:
+    """Positions [n, L] that start again at 0 where the document's number [n, L] changes."""
+    place = torch.arange(numbers.shape[-1], device=numbers.device).expand_as(numbers)
+    starts = torch.ones_like(numbers, dtype=torch.bool)
+    starts[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+    return place - place.where(starts, 0).cummax(-1).values
+
+
+def _arguments(network: nn.Module) -> set[str]:
+    inner = network.backbone if isinstance(network, MeanPooled) else network
+    return set(inspect.signature(inner.forward).parameters)
