@@ -71,9 +71,7 @@ class Alignment:
 
     def to(self, device: torch.device) -> Alignment:
         """A copy whose tables are on `device`."""
-        return Alignment(
-            self.own.to(device), self.theirs.to(device), self.to_teacher.to(device), self.sizes
-        )
+        return Alignment(self.own.to(device), self.theirs.to(device), self.to_teacher.to(device), self.sizes)
 
     def ids(self, x: Tensor) -> Tensor:
         """The teacher's ids for the student's, of any shape; negative ones (padding) stay as they are."""
@@ -126,7 +124,9 @@ def aligned(student: Strings, teacher: Strings, special: Mapping[str, str]) -> A
     Raises UserError where the two share no more than a tenth of the smaller vocabulary.
     """
     where = {token: number for number, token in enumerate(teacher) if token is not None}
-    named = {token: where[special[token]] for token in student if token in special and special[token] in where}
+    named = {
+        token: where[special[token]] for token in student if token in special and special[token] in where
+    }
     if len(set(named.values())) < len(named):
         raise UserError(
             f"two of the student's special tokens {sorted(named)} are one to the teacher: pass --method.special "
@@ -149,7 +149,9 @@ def aligned(student: Strings, teacher: Strings, special: Mapping[str, str]) -> A
     return Alignment(own, theirs, to_teacher, (len(student), len(teacher)))
 
 
-def special_map(student: Mapping[str, str], teacher: Mapping[str, str], said: Sequence[str]) -> dict[str, str]:
+def special_map(
+    student: Mapping[str, str], teacher: Mapping[str, str], said: Sequence[str]
+) -> dict[str, str]:
     """The teacher's token for each special one of the student's: by role, then as `said` ("STUDENT=TEACHER")."""
     found: dict[str, str] = {}
     for role in ROLES:

@@ -163,7 +163,12 @@ class _Job:
     block: int
 
     def run(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype, wanted: tuple[bool, ...]
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        wanted: tuple[bool, ...],
     ) -> tuple[Tensor, list[Tensor | None]]:
         """The sums [3] of value and terms, and the gradients of the mean for x, weight and bias."""
         sums = x.new_zeros(3, dtype=torch.float64)
@@ -300,7 +305,9 @@ def blocks(student: Scores, size: int = BLOCK) -> Iterator[tuple[slice, Tensor]]
     step = max(1, size // width)
     for start in range(0, len(rows), step):
         part = slice(start, min(start + step, len(rows)))
-        made = rows[part] if isinstance(student, Tensor) else F.linear(rows[part], student.weight, student.bias)
+        made = (
+            rows[part] if isinstance(student, Tensor) else F.linear(rows[part], student.weight, student.bias)
+        )
         yield part, _wide(made)
 
 
