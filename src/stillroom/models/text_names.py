@@ -44,7 +44,7 @@ def build_encoder(
     with _seeded(seed):
         network = _classifier(name, tokenizer, list(classes), length, fresh)
     _check_fit(network, name, tokenizer, length)
-    return Encoder(network, padding_of(tokenizer), tokenizer.sep_token_id).train()
+    return settled(network, tokenizer, causal=False).train()
 
 
 def build_causal(name: str, *, tokenizer: Any, length: int, seed: int, fresh: bool = False) -> Causal:
@@ -55,7 +55,12 @@ def build_causal(name: str, *, tokenizer: Any, length: int, seed: int, fresh: bo
     with _seeded(seed):
         network = _language_model(name, tokenizer, length, fresh)
     _check_fit(network, name, tokenizer, length)
-    return Causal(network).train()
+    return settled(network, tokenizer, causal=True).train()
+
+
+def settled(network: nn.Module, tokenizer: Any, causal: bool) -> Any:
+    """A transformers model as `Causal` or `Encoder`, told the special tokens that it needs to know."""
+    return Causal(network) if causal else Encoder(network, padding_of(tokenizer), tokenizer.sep_token_id)
 
 
 def padding_of(tokenizer: Any) -> int:
@@ -150,13 +155,13 @@ def _classifier(name: str, tokenizer: Any, classes: list[str], length: int, fres
     place = _place(name)
     fresh = fresh or name.startswith("config:")
     if _is_sentence(place):
-        return _pooled(place, tokenizer, len(classes), fresh)
+        return pooled_of(place, tokenizer, len(classes), fresh)
     config = _config(place, **labels)
     if fresh:
         _fit_vocabulary(config, tokenizer)
     kind = transformers.AutoModelForSequenceClassification
     if type(config) not in kind._model_mapping:
-        return _pooled(place, tokenizer, len(classes), fresh)
+        return pooled_of(place, tokenizer, len(classes), fresh)
     return _made(kind, place, config, fresh)
 
 
@@ -184,7 +189,7 @@ def _made(kind: Any, place: str, config: Any, fresh: bool) -> nn.Module:
     """The model of `place` as `kind`; weights that are not there are made, others must fit."""
     if fresh:
         return kind.from_config(config)
-    with _quietly():
+    with quietly():
         try:
             return kind.from_pretrained(
                 place, config=config, ignore_mismatched_sizes=True, dtype=torch.float32, weights_only=True
@@ -193,7 +198,7 @@ def _made(kind: Any, place: str, config: Any, fresh: bool) -> nn.Module:
             raise _unread(place, error) from error
 
 
-def _pooled(place: str, tokenizer: Any, classes: int, fresh: bool) -> MeanPooled:
+def pooled_of(place: str, tokenizer: Any, classes: int, fresh: bool) -> MeanPooled:
     """The encoder of a sentence-transformers folder with a linear head: its own where it has one, or a fresh one."""
     from safetensors.torch import load_file
 
@@ -318,7 +323,7 @@ class _seeded:
 
 
 @contextmanager
-def _quietly() -> Any:
+def quietly() -> Any:
     """Without the table of new and missing weights that transformers logs, and its progress bars."""
     from transformers.utils import logging
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,17 +27,18 @@ class MeanPooled(nn.Module):
         """The configuration of the encoder."""
         return self.backbone.config
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Tensor:
-        """Ids and mask [n, L] -> logits [n, classes]."""
-        return self.head(self.embed(input_ids, attention_mask, **more))
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **more: Any) -> SimpleNamespace:
+        """Ids and mask [n, L] -> `logits` [n, classes], and `hidden_states` where they are asked for."""
+        out = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **more)
+        states = out.last_hidden_state
+        pooled = states[:, 0] if self.first else mean_of(states, attention_mask)
+        return SimpleNamespace(logits=self.head(pooled), hidden_states=out.hidden_states)
 
-    def embed(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Tensor:
-        """Ids and mask [n, L] -> one vector [n, hidden] a text."""
-        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
-        if self.first:
-            return states[:, 0]
-        kept = attention_mask.unsqueeze(-1).to(states.dtype)
-        return (states * kept).sum(1) / kept.sum(1).clamp_min(1)
+
+def mean_of(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the states [n, L, C] of the tokens that the mask [n, L] keeps: [n, C]."""
+    kept = mask.unsqueeze(-1).to(states.dtype)
+    return (states * kept).sum(1) / kept.sum(1).clamp_min(1)
 
 
 class Encoder(nn.Module):
@@ -45,11 +47,14 @@ class Encoder(nn.Module):
     `network` is a transformers model for sequence classification, or a `MeanPooled`. `padding` is the id that
     stands in for padding, which the attention mask hides. `separator` is the id that ends each part of a pair,
     where the network tells the parts apart by token types as BERT does: then the second part has type 1.
+    A hook on `states`, the middle feature, sees the mean over a text's tokens [n, C] after half of the layers.
     """
+
+    middle = "states"
 
     def __init__(self, network: nn.Module, padding: int = 0, separator: int | None = None) -> None:
         super().__init__()
-        self.network, self.padding = network, padding
+        self.network, self.padding, self.states = network, padding, nn.Identity()
         config: Any = network.config
         typed = "token_type_ids" in _arguments(network) and getattr(config, "type_vocab_size", 0) == 2
         self.separator = separator if typed else None
@@ -59,12 +64,18 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Token ids [n, L] -> logits [n, classes]."""
         mask = x >= 0
-        more = {}
+        more: dict[str, Any] = {}
         if self.separator is not None:
             ends = x == self.separator
             more["token_type_ids"] = (ends.cumsum(-1) - ends.long()).clamp_max(1)
+        watched = bool(self.states._forward_hooks)
+        if watched:
+            more["output_hidden_states"] = True
         out = self.network(input_ids=x.where(mask, self.padding), attention_mask=mask.long(), **more)
-        return out if isinstance(out, Tensor) else out.logits
+        if watched:
+            layers = len(out.hidden_states) - 1
+            self.states(mean_of(out.hidden_states[(layers + 1) // 2], mask))
+        return out.logits
 
 
 class Causal(nn.Module):
