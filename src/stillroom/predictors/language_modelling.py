@@ -17,8 +17,8 @@ from stillroom.data.texts import TextData, load_texts
 from stillroom.data.tokens import read_tokenizer
 from stillroom.errors import UserError, require
 from stillroom.models.probing import quietly
+from stillroom.models.text_files import load_text, wrapped
 from stillroom.models.text_names import build_causal, folder_of
-from stillroom.models.texts import Causal
 from stillroom.optim import Recipe
 from stillroom.predictors.parts import language_folder, language_scores
 from stillroom.predictors.parts.vocabularies import Align, Link, link, width_of
@@ -145,13 +145,11 @@ class LanguageModelling(Task):
 
     def _network(self, role: str, name: str, seed: int) -> nn.Module:
         given = self.given.get(role)
+        tokenizer = self.tokens if role == "student" else self.teacher_tokens
         if isinstance(given, nn.Module):
-            given = copy.deepcopy(given)
-            whole = hasattr(given, "get_output_embeddings") and not isinstance(given, Causal)
-            return Causal(given) if whole else given
+            return wrapped(copy.deepcopy(given), tokenizer, causal=True)
         if given is not None:
             return given()
-        tokenizer = self.tokens if role == "student" else self.teacher_tokens
         return build_causal(name, tokenizer=tokenizer, length=self.length, seed=seed)
 
     @property
@@ -301,7 +299,7 @@ class LanguageModelling(Task):
     @classmethod
     def load(cls, folder: Path, module: nn.Module | None = None) -> nn.Module:
         """The language model in `folder`, in eval mode."""
-        return language_folder.load(folder, module)
+        return load_text(folder, module)
 
     # -- copies -------------------------------------------------------------------------------------------------
 

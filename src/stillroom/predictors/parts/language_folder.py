@@ -9,37 +9,18 @@ from typing import Any
 from torch import nn
 
 from stillroom.checkpoint import write_text
-from stillroom.errors import UserError, reason
-from stillroom.models.files import load_student, save_student
+from stillroom.errors import UserError
+from stillroom.models.text_files import save_text
 from stillroom.models.texts import Causal
 
 
 def export(product: nn.Module, tokenizer: Any, folder: Path, name: str, about: Mapping[str, Any]) -> None:
     """Write `product` and its tokenizer to `folder`: as transformers does, or bare weights for another network."""
-    folder.mkdir(parents=True, exist_ok=True)
-    ours = isinstance(product, Causal) and hasattr(product.network, "save_pretrained")
-    if ours:
-        network: Any = product.network  # type: ignore[union-attr]
-        network.save_pretrained(folder)
-    else:
-        save_student(folder, product, {"architecture": None, "network": name})
-    tokenizer.save_pretrained(folder)
-    write_text(folder / "README.md", "\n".join(_card(name, ours, about)))
-
-
-def load(folder: Path, module: nn.Module | None = None) -> nn.Module:
-    """The language model in `folder`, in eval mode; `module` takes the weights of a user's own network."""
-    if module is not None:
-        return load_student(folder, module)
-    from transformers import AutoModelForCausalLM
-
-    try:
-        return Causal(AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)).eval()
-    except Exception as error:  # of several libraries, by file
-        raise UserError(
-            f"'{folder}' holds no language model ({reason(error)}): pass the student folder of a finished run, or "
-            "load(folder, module=...) for a network of your own"
-        ) from error
+    data = about["data"]
+    told = {key: data[key] for key in ("length", "packing")} | {"network": name, "classes": []}
+    made_by = {"method": about["method"], "data": data["name"], "seed": about["seed"]}
+    save_text(folder, product, tokenizer, told | {"made_by": made_by})
+    write_text(folder / "README.md", "\n".join(_card(name, isinstance(product, Causal), about)))
 
 
 def student_of(folder: Path) -> Path:

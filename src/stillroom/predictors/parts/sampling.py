@@ -42,7 +42,7 @@ class Sampling:
         p = (logits.double() / self.temperature).softmax(-1)
         if self.top_k == 0 and self.top_p == 1:
             return _inverse(p, u)
-        p, order = p.sort(-1, descending=True, stable=True)
+        p, order = p.sort(stable=True, dim=-1, descending=True)
         if self.top_k:
             p[:, self.top_k :] = 0
         p /= p.sum(-1, keepdim=True)
@@ -112,7 +112,8 @@ class _Plain:
     """The whole text anew each time, for a model that keeps nothing."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.model, self.seen = model, None
+        self.model = model
+        self.seen: Tensor | None = None
 
     def __call__(self, more: Tensor) -> Tensor:
         self.seen = more if self.seen is None else torch.cat([self.seen, more], -1)

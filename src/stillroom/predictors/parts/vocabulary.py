@@ -144,11 +144,11 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor, *_: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
         slopes, ctx.slopes = ctx.slopes, None
         if slopes is None:
             raise RuntimeError("the gradient of a vocabulary loss can be asked for once")
-        return *(s if s is None else s.mul_(scale) for s in slopes), None
+        return *(s if s is None else s.mul_(grad_outputs[0]) for s in slopes), None
 
 
 @dataclass(frozen=True)
