@@ -24,8 +24,8 @@ def check(
     """Run two blank samples `[2, *shape]` and see that logits `[2, classes]` come out.
 
     `role` is 'teacher' or 'student' and names the flag in the message; `name` is the architecture's (its
-    class's if not given) and `data` the data set's; `dtype` is the samples' (None: the module's own). Training modes, batch-norm statistics and the default
-    random state are left as they were.
+    class's if not given) and `data` the data set's; `dtype` is the samples' (None: the module's own).
+    Training modes, batch-norm statistics and the default random state are left as they were.
 
     Raises UserError if the network fails on the shape or gives anything else.
     """

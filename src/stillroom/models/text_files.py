@@ -15,7 +15,8 @@ from stillroom.checkpoint import read_json, write_json
 from stillroom.data.tokens import library
 from stillroom.errors import UserError, reason
 from stillroom.models.files import AGAIN, FINISHED, METADATA, WEIGHTS, fill, portable_state, read_weights
-from stillroom.models.text_names import HEAD, pooled_of, quietly, settled
+from stillroom.models.text_names import pooled_of, quietly, settled
+from stillroom.models.text_places import HEAD
 from stillroom.models.texts import Causal, Encoder, MeanPooled
 
 ABOUT = "stillroom.json"

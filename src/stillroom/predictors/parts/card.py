@@ -23,7 +23,7 @@ def write_card(folder: Path, config: Mapping[str, Any], about: Mapping[str, Any]
         "",
         "| | accuracy | calibration error | parameters |",
         "|---|---|---|---|",
-        *(_row(name, arm) for name, arm in about["arms"].items()),
+        *(row(name, arm) for name, arm in about["arms"].items()),
         "",
         f"- data: {about['data']['name']}, {about['data']['student sees']} training samples seen by the student",
         f"- method: {about['method']} ({about['source']}), options {dict(about['options'])}",
@@ -42,7 +42,8 @@ def write_card(folder: Path, config: Mapping[str, Any], about: Mapping[str, Any]
     write_text(folder / "README.md", "\n".join(lines))
 
 
-def _row(name: str, arm: Mapping[str, Any]) -> str:
+def row(name: str, arm: Mapping[str, Any]) -> str:
+    """One arm's line of the card's table: accuracy, calibration error, parameters."""
     test = arm["test"]
     numbers = (
         f"{test['accuracy']:.1%} | {test['expected_calibration_error']:.1%} | {arm['cost']['parameters']:,}"
