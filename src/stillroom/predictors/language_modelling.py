@@ -16,11 +16,13 @@ from stillroom.data import Source
 from stillroom.data.texts import TextData, load_texts
 from stillroom.data.tokens import read_tokenizer
 from stillroom.errors import UserError, require
-from stillroom.models.probing import quietly
 from stillroom.models.text_files import load_text, wrapped
-from stillroom.models.text_names import build_causal, folder_of
+from stillroom.models.text_names import build_causal
+from stillroom.models.text_places import folder_of, same_tokens
+from stillroom.models.text_shrinking import SHRUNK, shares, shrink
 from stillroom.optim import Recipe
 from stillroom.predictors.parts import language_folder, language_scores
+from stillroom.predictors.parts.prompts import EvenSource
 from stillroom.predictors.parts.vocabularies import Align, Link, link, width_of
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
@@ -49,7 +51,7 @@ class LanguageModelling(Task):
     teacher: str = "gpt:128x4"
     """gpt:WIDTHxLAYERS or llama:WIDTHxLAYERS, trained here; a folder or transformers:NAME, as it is; or none."""
     student: str = "gpt:48x2"
-    """gpt:WIDTHxLAYERS or llama:WIDTHxLAYERS, a folder or transformers:NAME, config:FOLDER for fresh weights."""
+    """Likewise; config:FOLDER takes no weights, shrink:depth=0.5,width=0.5 is cut out of the teacher."""
     teacher_weights: str = ""
     """Folder of an earlier run; empty: train the teacher here, or take its folder's weights."""
     text_column: str | None = None
@@ -101,7 +103,9 @@ class LanguageModelling(Task):
         if self.tokenizer != "auto":
             return self.tokenizer
         for role, name in (("student", self.student), ("teacher", self.teacher)):
-            place = None if role in self.given or name == "none" else folder_of(name)
+            place = (
+                None if role in self.given or name == "none" or name.startswith(SHRUNK) else folder_of(name)
+            )
             if place is not None and not name.startswith("config:"):
                 return place
         return "characters"
@@ -114,6 +118,8 @@ class LanguageModelling(Task):
     def train(self) -> Source:
         """The student's training rows."""
         source = self.texts.train
+        if self.packing != "none":
+            source = EvenSource(source, self.length)
         wanted = self._wanted
         if wanted is None:
             return source
@@ -150,6 +156,8 @@ class LanguageModelling(Task):
             return wrapped(copy.deepcopy(given), tokenizer, causal=True)
         if given is not None:
             return given()
+        if role == "student" and name.startswith(SHRUNK):
+            return shrink(self.make_teacher().module, *shares(name), seed).requires_grad_(True)
         return build_causal(name, tokenizer=tokenizer, length=self.length, seed=seed)
 
     @property
@@ -236,6 +244,11 @@ class LanguageModelling(Task):
             require(f"--task.{name.replace('_', '-')}", getattr(self, name), 1)
         require("--task.teacher-lr", self.teacher_lr, 0, ends="(]")
         self.train()
+        place = (
+            None if "student" in self.given or self.student.startswith(SHRUNK) else folder_of(self.student)
+        )
+        if place is not None and not self.student.startswith("config:"):
+            same_tokens(self.tokens, place, f"student '{self.student}'")
         language_scores.check(self.make_student(seed), "student", len(self.tokens))
         if not teacher or isinstance(self.given.get("teacher"), Teacher):
             return
@@ -250,14 +263,12 @@ class LanguageModelling(Task):
         return language_scores.score(self, product, split, runtime)
 
     def cost(self, product: nn.Module) -> dict[str, float]:
-        """Parameters, seconds a token of reading a row, bytes on disk."""
-        x = self.rows("test")[0][:1]
-        place = next(product.parameters()).device
-        with quietly(product):
-            seconds = metrics.seconds_of(lambda: product(x.to(place)).cpu())
+        """Parameters, multiply-adds and seconds of reading a row of `length` tokens, bytes on disk."""
+        shape, kind = (self.length,), torch.int64
         return {
             "parameters": metrics.parameters(product),
-            "seconds_per_token": seconds / x.shape[-1],
+            "multiply_adds": metrics.multiply_adds(product, shape, kind),
+            "latency_1": metrics.latency(product, shape, 1, dtype=kind),
             "file_bytes": metrics.file_size(product),
         }
 

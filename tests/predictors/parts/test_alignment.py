@@ -13,8 +13,8 @@ from stillroom.errors import UserError
 from stillroom.predictors.parts.alignment import aligned, roles, same, special_map, strings
 from stillroom.predictors.parts.divergences import Divergence
 from stillroom.predictors.parts.translation import Translation
-from stillroom.predictors.parts.vocabulary import Mixing, Tokens, distilled
 from stillroom.predictors.parts.vocabularies import link
+from stillroom.predictors.parts.vocabulary import Mixing, Tokens, distilled
 from stillroom.teacher import Dense
 
 TEXT = ["the cat sat on the mat, and the hat was flat", "a rat ran at the cat"]
@@ -155,7 +155,7 @@ def test_links_by_tokenizer() -> None:
     assert link("uld", (), (one, size), (other, len(other))).translation is not None
 
 
-# -- the same text in other tokens --------------------------------------------------------------------------------------
+# -- the same text in other tokens ------------------------------------------------------------------------------------
 
 
 def test_a_text_is_compared_where_both_finish_a_token() -> None:

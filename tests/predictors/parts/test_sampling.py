@@ -86,7 +86,7 @@ def test_the_last_number_before_1_draws_a_possible_token() -> None:
     assert int(Sampling().choose(p.log(), torch.tensor([1 - 2**-24]))) == 1
 
 
-# -- writing ------------------------------------------------------------------------------------------------------------
+# -- writing ----------------------------------------------------------------------------------------------------------
 
 
 def test_keys_and_values_kept_or_not_the_text_is_the_same(model: Causal) -> None:
@@ -156,7 +156,7 @@ def test_a_beam_finds_what_is_likelier_than_the_greedy_text(model: Causal) -> No
         beams(Plain(model), prompts(), 4, 4, None, 10)
 
 
-# -- heads ----------------------------------------------------------------------------------------------------------------
+# -- heads ------------------------------------------------------------------------------------------------------------
 
 
 def test_states_and_head_make_the_logits(model: Causal) -> None:
@@ -176,7 +176,7 @@ def test_a_network_that_caps_its_logits_keeps_them_to_itself() -> None:
     assert not headed(made)
 
 
-# -- prompts --------------------------------------------------------------------------------------------------------------
+# -- prompts ----------------------------------------------------------------------------------------------------------
 
 
 def test_prompts_are_what_does_not_count_or_the_first_tokens() -> None:

@@ -64,7 +64,7 @@ def close(a: Any, b: Any, tolerance: float = 1e-10) -> bool:
     return all((x - y).abs().max() < tolerance for x, y in zip(a, b, strict=True))
 
 
-# -- closed forms ---------------------------------------------------------------------------------------------------
+# -- closed forms -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1e-6, 0.3, 1 - 1e-6, 1.0])

@@ -96,7 +96,7 @@ class GKD(LanguageMethod):
         sort = self._link.translation is not None
         kind = Sorted(self.temperature) if sort else Divergence(self.beta, self.temperature, self.normalised)
         self._mixing = Mixing(self.alpha, kind)
-        self._teacher_by_head = headed(self.teacher.module)
+        self._teacher_by_head, self._even = headed(self.teacher.module), task.packing != "none"
 
     def _see_readable(self, task: LanguageModelling) -> None:
         """UserError for a token of the student's texts that the teacher cannot be told."""
@@ -156,8 +156,9 @@ class GKD(LanguageMethod):
         return self._ask(x), None
 
     def _keeps(self, batch: Batch) -> bool:
-        """Whether the teacher remembers what it says of this batch."""
-        return getattr(self.teacher, "_source", None) is not None and batch.view is None
+        """Whether the teacher remembers what it says of this batch: of rows that are all of one width."""
+        keeper = getattr(self.teacher, "_keeper", getattr(self.teacher, "_source", None))
+        return keeper is not None and batch.view is None and self._even
 
     def _ask(self, x: Tensor) -> Answer:
         if not self._teacher_by_head:

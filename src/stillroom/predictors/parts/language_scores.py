@@ -12,6 +12,7 @@ from stillroom.data.texts import IGNORED
 from stillroom.errors import UserError, reason
 from stillroom.models.probing import quietly
 from stillroom.predictors.parts.heads import headed, scores
+from stillroom.predictors.parts.vocabularies import link, width_of
 from stillroom.predictors.parts.vocabulary import blocks
 from stillroom.runtime import Runtime
 
@@ -97,10 +98,15 @@ def first_choices(task: LanguageModelling, split: str, runtime: Runtime) -> Tens
 def _choices(task: LanguageModelling, split: str, runtime: Runtime) -> Tensor | None:
     teacher = task.make_teacher()
     teacher.to(runtime.device)
-    try:
-        alignment = task.link("strings", (), task.make_student(0), teacher.module).alignment
-    except UserError:
-        return None
+    tokens, width = len(task.tokens), width_of(teacher.module)
+    alignment = None
+    if task.teacher_tokens is not task.tokens:
+        try:
+            alignment = link("strings", (), (task.tokens, tokens), (task.teacher_tokens, width)).alignment
+        except UserError:
+            return None
+        if alignment is None or len(alignment.own) < 0.95 * max(tokens, len(task.teacher_tokens)):
+            return None
     x, y = task.rows(split)
     if alignment is None:
         return read(teacher.module, x, y, runtime)[1]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from stillroom.data import Source
 from stillroom.data.texts import IGNORED, PAD
 
 
@@ -49,3 +51,25 @@ def _put(old: Tensor, new: Tensor, which: Tensor, width: int, filling: int) -> T
     made[which] = filling
     made[which.nonzero().squeeze(-1), : new.shape[-1]] = new
     return made
+
+
+class EvenSource:
+    """The rows of `source`, all padded to `length`: so that a teacher's answers to them have one shape."""
+
+    def __init__(self, source: Source, length: int) -> None:
+        self.source, self.length = source, length
+        self.fixed, self.labels = source.fixed, source.labels
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def fetch(self, ids: Tensor, view: int | None) -> tuple[Tensor, Tensor]:
+        """See `Source.fetch`."""
+        x, y = self.source.fetch(ids, view)
+        assert y is not None
+        missing = (0, max(0, self.length - y.shape[-1]))
+        return F.pad(x, missing, value=PAD), F.pad(y, missing, value=IGNORED)
+
+    def subset(self, ids: Tensor) -> EvenSource:
+        """See `Source.subset`."""
+        return EvenSource(self.source.subset(ids), self.length)
