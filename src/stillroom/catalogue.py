@@ -37,6 +37,15 @@ BASELINES = (
         gist="A diffusion or flow model trained on data, and a teacher asked to sample in too few steps.",
         methods=("diffusion", "few-steps"),
     ),
+    Card(
+        slug="language-models",
+        title="Language models",
+        paper="On-Policy Distillation of Language Models; Sequence-Level Knowledge Distillation",
+        source="Agarwal et al., ICLR 2024, arXiv:2306.13649; Kim and Rush, EMNLP 2016, arXiv:1606.07947",
+        family="predictors",
+        gist="A small language model taught by a larger one: token by token, on its own texts, or by the teacher's.",
+        methods=("next-token", "gkd", "seq-kd"),
+    ),
 )
 """Not of the seventy-six: what they are compared with, a card a family."""
 

@@ -194,8 +194,13 @@ def _sized_config(
     shared |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     places = max(512, length)
     if family == "gpt":
+        dry = {
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        }  # as llama, which has no dropout either
         return transformers.GPT2Config(
-            n_positions=places, n_embd=width, n_layer=layers, n_head=heads, **shared
+            n_positions=places, n_embd=width, n_layer=layers, n_head=heads, **dry, **shared
         )
     kind = transformers.BertConfig if family == "bert" else transformers.LlamaConfig
     return kind(

@@ -1,0 +1,334 @@
+"""The task of language models: text, a teacher and a student that predict its next token, and how well they do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stillroom import metrics
+from stillroom.data import Source
+from stillroom.data.texts import TextData, load_texts
+from stillroom.data.tokens import read_tokenizer
+from stillroom.errors import UserError, require
+from stillroom.models.text_files import load_text, wrapped
+from stillroom.models.text_names import build_causal
+from stillroom.models.text_places import folder_of, same_tokens
+from stillroom.models.text_shrinking import SHRUNK, shares, shrink
+from stillroom.optim import Recipe
+from stillroom.predictors.parts import language_folder, language_scores
+from stillroom.predictors.parts.prompts import EvenSource
+from stillroom.predictors.parts.vocabularies import Align, Link, link, width_of
+from stillroom.runtime import Runtime
+from stillroom.seeds import seed_of
+from stillroom.task import Task, TeacherJob
+from stillroom.teacher import Teacher
+
+SUBSET = 61
+"""Keeps the seed of the student's rows apart from all others."""
+
+ROWS_SEEN = 96
+"""Of the built-in text: on all of it a student of this size has little to learn from its teacher."""
+
+
+@dataclass(eq=False)
+class LanguageModelling(Task):
+    """Predict the next token: of Python's help topics, a character a token, unless told otherwise."""
+
+    metric: ClassVar[str] = "nats_per_token"
+    higher_is_better: ClassVar[bool] = False
+    per_sample_words: ClassVar[str] = "test passages"
+
+    data: str = "pydoc"
+    """pydoc (Python's help topics), a folder or file of texts or tables, or the name of a set on the hub."""
+    tokenizer: str = "auto"
+    """characters, bpe:N, a folder or hub name; auto: the student's own, else the teacher's, else characters."""
+    teacher: str = "gpt:128x4"
+    """gpt:WIDTHxLAYERS or llama:WIDTHxLAYERS, trained here; a folder or transformers:NAME, as it is; or none."""
+    student: str = "gpt:48x2"
+    """Likewise; config:FOLDER takes no weights, shrink:depth=0.5,width=0.5 is cut out of the teacher."""
+    teacher_weights: str = ""
+    """Folder of an earlier run; empty: train the teacher here, or take its folder's weights."""
+    text_column: str | None = None
+    """Column of the texts, or PROMPTS,COMPLETIONS; None finds it."""
+    length: int = 128
+    """Tokens a row, >= 2."""
+    packing: Literal["none", "blocks", "documents"] = "blocks"
+    """A text a row, one stream cut into rows, or whole texts packed into rows that do not see each other."""
+    train_samples: int | None = None
+    """Training texts to use; None for all."""
+    student_samples: int | None = None
+    """How many rows the student sees; the teacher sees all. None: all, but of the built-in text 96."""
+    split_seed: int = 0
+    """Seed of the splits that the data do not come with."""
+    subset_seed: int = 0
+    """Seed of the choice of the student's rows."""
+    score_samples: int = 512
+    """Most rows of a split that a score is made of, >= 1."""
+    teacher_steps: int = 300
+    """Steps of the teacher's training, >= 1."""
+    teacher_batch_size: int = 16
+    """Rows a step of the teacher's training, >= 1."""
+    teacher_lr: float = 3e-3
+    """Learning rate of the teacher's training, > 0."""
+    teacher_seed: int = 0
+    """Seed of the teacher's training."""
+    vary_teacher: bool = True
+    """In comparisons over seeds, train a teacher for each seed; False keeps the one of `teacher_seed`."""
+
+    # -- data -------------------------------------------------------------------------------------------------
+
+    @property
+    def texts(self) -> TextData:
+        """The data with their splits, tokenised once."""
+        return self.loaded(
+            load_texts,
+            self.data,
+            tokenizer=self.given.get("tokenizer") or self._tokenizer,
+            targets="next",
+            text_column=self.text_column,
+            length=self.length,
+            packing=self.packing,
+            split_seed=self.split_seed,
+            train_samples=self.train_samples,
+        )
+
+    @property
+    def _tokenizer(self) -> str:
+        if self.tokenizer != "auto":
+            return self.tokenizer
+        for role, name in (("student", self.student), ("teacher", self.teacher)):
+            place = (
+                None if role in self.given or name == "none" or name.startswith(SHRUNK) else folder_of(name)
+            )
+            if place is not None and not name.startswith("config:"):
+                return place
+        return "characters"
+
+    @property
+    def tokens(self) -> Any:
+        """The student's tokenizer, which made the data's ids."""
+        return self.texts.tokenizer
+
+    def train(self) -> Source:
+        """The student's training rows."""
+        source = self.texts.train
+        if self.packing != "none":
+            source = EvenSource(source, self.length)
+        wanted = self._wanted
+        if wanted is None:
+            return source
+        if not 1 <= wanted <= len(source):
+            raise UserError(f"--task.student-samples is {wanted}: pass 1 to {len(source)} (all rows)")
+        generator = torch.Generator().manual_seed(seed_of(self.subset_seed, SUBSET))
+        return source.subset(torch.randperm(len(source), generator=generator)[:wanted].sort().values)
+
+    @property
+    def _wanted(self) -> int | None:
+        built_in = self.data == "pydoc" and "data" not in self.given
+        if self.student_samples is None and built_in:
+            return min(ROWS_SEEN, len(self.texts.train))
+        return self.student_samples
+
+    def rows(self, split: str) -> tuple[Tensor, Tensor]:
+        """x and y of the rows of a split that are scored, spread evenly over it."""
+        source = self.texts.validation if split == "validation" else self.texts.test
+        count = min(self.score_samples, len(source))
+        x, y = source.fetch(torch.arange(count) * len(source) // count, view=None)
+        assert y is not None
+        return x, y
+
+    # -- networks -----------------------------------------------------------------------------------------------
+
+    def make_student(self, seed: int) -> nn.Module:
+        """A fresh student, or one with its folder's weights; a module from Python is copied as it is."""
+        return self._network("student", self.student, seed)
+
+    def _network(self, role: str, name: str, seed: int) -> nn.Module:
+        given = self.given.get(role)
+        tokenizer = self.tokens if role == "student" else self.teacher_tokens
+        if isinstance(given, nn.Module):
+            return wrapped(copy.deepcopy(given), tokenizer, causal=True)
+        if given is not None:
+            return given()
+        if role == "student" and name.startswith(SHRUNK):
+            return shrink(self.make_teacher().module, *shares(name), seed).requires_grad_(True)
+        return build_causal(name, tokenizer=tokenizer, length=self.length, seed=seed)
+
+    @property
+    def teacher_tokens(self) -> Any:
+        """The teacher's own tokenizer, where it comes with one; else the student's."""
+        place = self._teacher_place
+        if place is None or "teacher" in self.given:
+            return self.tokens
+        if "_teacher_tokens" not in self.__dict__:
+            self._teacher_tokens = read_tokenizer(place)
+        return self._teacher_tokens
+
+    @property
+    def _teacher_place(self) -> str | None:
+        """The folder or hub name that the teacher's weights come from."""
+        if self.teacher_weights:
+            return str(language_folder.student_of(Path(self.teacher_weights)))
+        fresh = self.teacher == "none" or self.teacher.startswith("config:")
+        return None if fresh else folder_of(self.teacher)
+
+    def make_teacher(self) -> Teacher:
+        """The frozen teacher; it must have been taught, unless its weights come from outside."""
+        given = self.given.get("teacher")
+        if isinstance(given, Teacher):
+            return given
+        network = self.__dict__.get("_taught")
+        return Teacher(self._outside_teacher() if network is None else network)
+
+    def _outside_teacher(self) -> nn.Module:
+        """The teacher's network, made once, with weights only where they come from outside."""
+        if "_outside" not in self.__dict__:
+            place = None if "teacher" in self.given else self._teacher_place
+            name = self.teacher if place is None else f"transformers:{place}"
+            self._outside = self._network("teacher", name, self.teacher_seed)
+        return self._outside
+
+    def in_teachers_tokens(self) -> LanguageModelling:
+        """A copy whose data are cut into the teacher's tokens."""
+        made = self.but(tokenizer=self._teacher_place)
+        made.given = {key: value for key, value in self.given.items() if key != "tokenizer"}
+        return made
+
+    @property
+    def taught(self) -> bool:
+        """Whether there is a teacher with weights to compare with."""
+        outside = "teacher" in self.given or self._teacher_place is not None
+        return outside or "_taught" in self.__dict__
+
+    def teach(self, network: nn.Module) -> None:
+        """Take a trained network as the teacher."""
+        self._taught = network
+
+    def teacher_job(self, engine: Any) -> TeacherJob | None:
+        """Training the teacher on all training rows, to predict the next token."""
+        from stillroom.predictors.language_models import NextToken
+
+        if "teacher" in self.given or self._teacher_place is not None or self.teacher == "none":
+            return None
+        every = len(self.texts.train)
+        usual = {"subset_seed": 0, "teacher_seed": 0, "vary_teacher": True, "score_samples": 512}
+        task = self.but(student=self.teacher, teacher="none", student_samples=every, **usual)
+        task.given = {key: value for key, value in self.given.items() if key in ("data", "tokenizer")}
+        recipe = Recipe("adamw", lr=self.teacher_lr, weight_decay=0.01, warmup=0.05, clip=1.0)
+        engine = replace(
+            engine,
+            steps=self.teacher_steps,
+            batch_size=self.teacher_batch_size,
+            recipe=recipe,
+            evaluate_every=0,
+        )
+        return TeacherJob(NextToken(), task, engine, self.teacher_seed, {"data": self.fingerprint()})
+
+    def link(self, align: Align, special: tuple[str, ...], student: nn.Module, teacher: nn.Module) -> Link:
+        """How the vocabularies of two networks are brought together; UserError where they are not to be."""
+        sides = (self.tokens, width_of(student)), (self.teacher_tokens, width_of(teacher))
+        return link(align, special, *sides)
+
+    # -- checks and scores --------------------------------------------------------------------------------------
+
+    def check(self, seed: int, teacher: bool) -> None:
+        """Load the data, and have both networks read two short rows."""
+        names = ("score_samples", "teacher_steps", "teacher_batch_size")
+        for name in names:
+            require(f"--task.{name.replace('_', '-')}", getattr(self, name), 1)
+        require("--task.teacher-lr", self.teacher_lr, 0, ends="(]")
+        self.train()
+        place = (
+            None if "student" in self.given or self.student.startswith(SHRUNK) else folder_of(self.student)
+        )
+        if place is not None and not self.student.startswith("config:"):
+            same_tokens(self.tokens, place, f"student '{self.student}'")
+        language_scores.check(self.make_student(seed), "student", len(self.tokens))
+        if not teacher or isinstance(self.given.get("teacher"), Teacher):
+            return
+        if self.teacher == "none" and "teacher" not in self.given and not self.teacher_weights:
+            raise UserError(
+                "this method needs a teacher and --task.teacher is 'none': pass gpt:128x4 or a folder"
+            )
+        language_scores.check(self._outside_teacher(), "teacher", 1)
+
+    def score(self, product: nn.Module, split: str, runtime: Runtime) -> dict[str, Any]:
+        """Nats a token, bits a byte, accuracy, and how often the teacher's first choice is the product's."""
+        return language_scores.score(self, product, split, runtime)
+
+    def cost(self, product: nn.Module) -> dict[str, float]:
+        """Parameters, multiply-adds and seconds of reading a row of `length` tokens, bytes on disk."""
+        shape, kind = (self.length,), torch.int64
+        return {
+            "parameters": metrics.parameters(product),
+            "multiply_adds": metrics.multiply_adds(product, shape, kind),
+            "latency_1": metrics.latency(product, shape, 1, dtype=kind),
+            "file_bytes": metrics.file_size(product),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Name, tokenizer and splits of the data."""
+        texts = self.texts
+        return {
+            "name": texts.name,
+            "tokens": len(texts.tokenizer),
+            "length": texts.length,
+            "packing": self.packing,
+            "splits": texts.splits,
+            "student sees": f"{len(self.train())} of {len(texts.train)} rows",
+            "fingerprint": texts.fingerprint,
+            "teacher": self._name("teacher"),
+            "student": self._name("student"),
+        }
+
+    def _name(self, role: str) -> str:
+        given = self.given.get(role)
+        if given is not None:
+            return type(given.module if isinstance(given, Teacher) else given).__name__
+        return (self.teacher_weights or self.teacher) if role == "teacher" else self.student
+
+    def fingerprint(self) -> str:
+        """The digest of the token ids."""
+        return self.texts.fingerprint
+
+    def figures(self, products: Mapping[str, Any], runtime: Runtime) -> list[dict[str, str]]:
+        """What every arm writes after the same beginnings, drawn with the same random numbers."""
+        from stillroom.predictors.parts.language_figures import writings
+
+        return [writings(self, products, runtime)]
+
+    def export(self, product: nn.Module, folder: Path, about: Mapping[str, Any]) -> None:
+        """Write a transformers folder, with tokenizer and model card, to `folder`."""
+        language_folder.export(product, self.tokens, folder, self._name("student"), about)
+
+    @classmethod
+    def load(cls, folder: Path, module: nn.Module | None = None) -> nn.Module:
+        """The language model in `folder`, in eval mode."""
+        return load_text(folder, module)
+
+    # -- copies -------------------------------------------------------------------------------------------------
+
+    def baseline(self) -> Any:
+        """Training on the text alone."""
+        from stillroom.predictors.language_models import NextToken
+
+        return NextToken()
+
+    def paired(self, seed: int) -> LanguageModelling:
+        """The same problem with another choice of the student's rows and, if asked, another teacher."""
+        teacher_seed = seed if self.vary_teacher else self.teacher_seed
+        return self.but(subset_seed=seed, teacher_seed=teacher_seed)
+
+    def quick(self) -> LanguageModelling:
+        """A few topics, short rows, tiny networks."""
+        return self.but(
+            data="pydoc", tokenizer="characters", train_samples=6, student_samples=20, length=24,
+            teacher="gpt:32x1", student="gpt:16x1", teacher_weights="", text_column=None, packing="blocks",
+            teacher_steps=6, score_samples=8,
+        )  # fmt: skip
