@@ -14,12 +14,16 @@ from torch import Tensor, nn
 from stillroom import metrics
 from stillroom.data import ImageData, MixedSource, Source, load_images
 from stillroom.errors import UserError, require
-from stillroom.models import build, check, load_student, save_student
+from stillroom.models import check, load_student, save_student
+from stillroom.models.bringing import Fitting
+from stillroom.models.names import buildable, weighty
+from stillroom.models.shrinking import is_shrink, parse_shrink, shrink
+from stillroom.models.wrapping import adapted, describe
 from stillroom.predictors.parts.card import write_card
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
 from stillroom.task import Task, TeacherJob
-from stillroom.teacher import Teacher
+from stillroom.teacher import Mixture, Teacher
 
 Augment = Literal["none", "crop", "crop-flip", "trivial"]
 
@@ -39,11 +43,11 @@ class Classification(Task):
     data: str = "digits"
     """`digits`, a local folder (parquet, or images in a folder a class), or the name of a set on the hub."""
     teacher: str = "mlp:256"
-    """Architecture of the teacher (mlp:WIDTHS, cnn:WIDTHS, resnet:WIDTHS, timm:NAME, torchvision:NAME), or none."""
+    """mlp:, cnn: or resnet:WIDTHS, timm:, torchvision: or transformers:NAME, a model's folder ./DIR, or none."""
     student: str = "mlp:12"
-    """Architecture of the student, likewise."""
+    """Likewise, or config:./DIR, its architecture alone, or less of the teacher, shrink:depth=0.5,width=0.5."""
     teacher_weights: str = ""
-    """Folder of an earlier run, or `pretrained` for the library's own; empty: train the teacher here."""
+    """Folder of an earlier run or model, or `pretrained` for the library's own; empty: train the teacher here."""
     image_column: str | None = None
     """Column of the images; None finds it."""
     label_column: str | None = None
@@ -135,17 +139,38 @@ class Classification(Task):
 
     def _network(self, role: str, name: str, seed: int) -> nn.Module:
         given = self.given.get(role)
-        if isinstance(given, nn.Module):
-            return copy.deepcopy(given)
         if given is not None:
-            return given()
-        pretrained = role == "teacher" and self.teacher_weights == "pretrained"
-        return build(name, shape=self.images.shape, classes=self.classes, seed=seed, pretrained=pretrained)
+            return adapted(copy.deepcopy(given) if isinstance(given, nn.Module) else given())
+        fitting = Fitting(self.images, self.normalise != "auto")
+        if role == "teacher":
+            return fitting.teacher(name, seed, self.teacher_weights == "pretrained")
+        return self._shrunken(name, seed) if self.derived else fitting.student(name, seed)
+
+    @property
+    def derived(self) -> bool:
+        """See the base."""
+        return "student" not in self.given and is_shrink(self.student)
+
+    def _shrunken(self, name: str, seed: int) -> nn.Module:
+        wanted = parse_shrink(name)
+        if self.teacher == "none" and "teacher" not in self.given and not self.weights:
+            raise UserError(f"student '{name}' is made of the teacher and --task.teacher is 'none': pass one")
+        teacher = self.make_teacher().module
+        if isinstance(teacher, Mixture):
+            raise UserError(
+                f"student '{name}' is made of one teacher, and there are several: pass --task.student"
+            )
+        return shrink(teacher, wanted.depth, wanted.width, seed=seed, example=self.example())
+
+    @property
+    def weights(self) -> str:
+        """Where the teacher's weights come from: a folder, or `pretrained`; empty where it is trained here."""
+        return self.teacher_weights or (self.teacher if weighty(self.teacher) else "")
 
     @property
     def teacher_name(self) -> str:
         """What messages and reports call the teacher."""
-        own = self.teacher_weights if self.teacher_weights not in ("", "pretrained") else self.teacher
+        own = self.weights if self.weights not in ("", "pretrained") else self.teacher
         return _name_of(self.given.get("teacher"), own)
 
     @property
@@ -166,10 +191,10 @@ class Classification(Task):
         return Teacher(network)
 
     def _outside_teacher(self) -> nn.Module:
-        if self.teacher_weights not in ("", "pretrained"):
-            folder = Path(self.teacher_weights)
-            return load_student(folder / "student" if (folder / "student").is_dir() else folder)
-        return self.teacher_network()
+        if "teacher" in self.given or self.weights in ("", "pretrained"):
+            return self.teacher_network()
+        name = self.weights if weighty(self.weights) else str(Path(self.weights).absolute())
+        return Fitting(self.images, self.normalise != "auto").teacher(name, self.teacher_seed)
 
     def teach(self, network: nn.Module) -> None:
         """Take a trained network as the teacher."""
@@ -177,7 +202,7 @@ class Classification(Task):
 
     def teacher_job(self, engine: Any) -> TeacherJob | None:
         """Training the teacher on all training images, with the student's engine but for epochs and batch size."""
-        if "teacher" in self.given or self.teacher_weights or self.teacher == "none":
+        if "teacher" in self.given or self.weights or self.teacher == "none":
             return None
         task = self.but(
             student=self.teacher,
@@ -188,7 +213,10 @@ class Classification(Task):
         )
         task.given = {key: value for key, value in self.given.items() if key == "data"}
         engine = replace(engine, epochs=self.teacher_epochs, batch_size=self.teacher_batch_size)
-        return TeacherJob(self.baseline(), task, engine, self.teacher_seed, {"data": self.images.fingerprint})
+        key: dict[str, Any] = {"data": self.images.fingerprint}
+        if not buildable(self.teacher):  # what the name stands for is in a file
+            key["architecture"] = describe(self.teacher_network())
+        return TeacherJob(self.baseline(), task, engine, self.teacher_seed, key)
 
     # -- checks and scores --------------------------------------------------------------------------------------
 
@@ -257,7 +285,7 @@ class Classification(Task):
         """Write weights, config and a model card to `folder`."""
         images = self.images
         config = {
-            "architecture": None if "student" in self.given else self.student,
+            "architecture": describe(product) or (None if "student" in self.given else self.student),
             "network": self.student_name,
             "shape": list(images.shape),
             "classes": self.classes,
