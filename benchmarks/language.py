@@ -17,11 +17,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from harness import Arm, Stopwatch, interleave, peak_memory, ratio, report_memory, rows, save, table
-from problem import Spectator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness import Arm, Stopwatch, interleave, peak_memory, ratio, report_memory, rows, save, table
+from problem import Spectator
 from stillroom.data.source import Source
 from stillroom.engine import Engine
 from stillroom.models.texts import Causal

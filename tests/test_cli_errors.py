@@ -118,6 +118,8 @@ def _make_students(root: Path) -> None:
     _cut(root / "cut" / "model.safetensors")
     _student(root / "pickled", "mlp:4", (1, SIZE, SIZE), 10)
     _pickle(root / "pickled" / "model.safetensors")
+    (root / "strange").mkdir()
+    (root / "strange" / "config.json").write_text('{"layers": 3}')
 
 
 def _student(folder: Path, architecture: str, shape: tuple[int, ...], classes: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from stillroom.errors import UserError
-from stillroom.taps import Tap, module_at, pool
+from stillroom.taps import Tap, module_at, paths, pool
 
 
 def network() -> nn.Sequential:
@@ -132,14 +135,53 @@ def test_a_tap_leaves_the_network_as_it_was() -> None:
     assert not any(module._forward_hooks for module in net.modules())
 
 
-def test_a_module_that_puts_out_no_tensor_is_named() -> None:
-    class Pair(nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return x, x
+class Says(nn.Module):
+    """Puts out what `make` makes of its input."""
 
-    net = nn.Sequential(Pair())
+    def __init__(self, make: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.make = make
+
+    def forward(self, x: Tensor) -> object:
+        return self.make(x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: (x, x + 1),
+        lambda x: [x, x + 1],
+        lambda x: (None, x, x + 1),
+        lambda x: ((x, x + 1), x + 2),
+        lambda x: namedtuple("Two", "a b")(x, x + 1),
+    ],
+)
+def test_of_several_outputs_the_first_tensor_is_taken(make: Callable[[Tensor], object]) -> None:
+    net, x = nn.Sequential(Says(make)), numbers(2, 3)
+    tap = Tap(net, "0")
+    net(x)
+    assert torch.equal(tap.take(), x)
+
+
+def test_of_a_librarys_model_output_the_first_tensor_is_taken() -> None:
+    outputs = pytest.importorskip("transformers.modeling_outputs")
+    x = numbers(2, 3)
+    net = nn.Sequential(Says(lambda x: outputs.ImageClassifierOutput(logits=x, hidden_states=(x + 1,))))
+    tap = Tap(net, "0")
+    net(x)
+    assert torch.equal(tap.take(), x)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(lambda x: {"x": x}, "dict"), (lambda x: None, "NoneType"), (lambda x: (), "tuple")],
+)
+def test_a_module_that_puts_out_no_tensor_is_named(make: Callable[[Tensor], object], name: str) -> None:
+    net = nn.Sequential(Says(make))
     Tap(net, "0")
-    with pytest.raises(UserError, match=r"^module '0' puts out a tuple, not a tensor: name another module$"):
+    with pytest.raises(
+        UserError, match=rf"^module '0' puts out a {name}, not a tensor: name another module$"
+    ):
         net(numbers(2, 3))
 
 
@@ -172,3 +214,62 @@ def test_the_option_that_gave_the_path_is_named() -> None:
 def test_a_network_without_modules_has_no_near_ones() -> None:
     with pytest.raises(UserError, match=r"'x' .*Identity.* the nearest are none$"):
         module_at(nn.Identity(), "x")
+
+
+# -- wildcards --------------------------------------------------------------------------------------------------
+
+
+def deep() -> nn.Module:
+    """A stem, twelve blocks of two parts, and stages named layer1 and layer2."""
+    block = lambda: nn.ModuleDict({"attn": nn.Identity(), "mlp": nn.ModuleDict({"fc": nn.Identity()})})  # noqa: E731
+    stage = lambda: nn.Sequential(nn.Identity(), nn.Identity())  # noqa: E731
+    parts = {"stem": nn.Identity(), "blocks": nn.ModuleList(block() for _ in range(12))}
+    return nn.ModuleDict({**parts, "layer1": stage(), "layer2": stage(), "mlp": nn.Identity()})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("blocks.*.attn", [f"blocks.{i}.attn" for i in range(12)]),
+        ("layer?.1", ["layer1.1", "layer2.1"]),
+        ("layer*", ["layer1", "layer2"]),
+        ("blocks.1?", ["blocks.10", "blocks.11"]),
+        ("blocks.[02].mlp", ["blocks.0.mlp", "blocks.2.mlp"]),
+        ("**.mlp", [*(f"blocks.{i}.mlp" for i in range(12)), "mlp"]),
+        ("blocks.0.**", ["blocks.0", "blocks.0.attn", "blocks.0.mlp", "blocks.0.mlp.fc"]),
+        ("**.0.**.fc", ["blocks.0.mlp.fc"]),
+        ("blocks.3", ["blocks.3"]),
+    ],
+)
+def test_a_pattern_finds_its_paths_in_the_networks_order(pattern: str, found: list[str]) -> None:
+    assert paths(deep(), pattern) == found
+
+
+def test_a_star_stays_within_one_name() -> None:
+    assert paths(deep(), "blocks.*") == [f"blocks.{i}" for i in range(12)]
+    assert paths(deep(), "*") == ["stem", "blocks", "layer1", "layer2", "mlp"]
+
+
+def test_two_stars_find_every_module_but_the_network_itself() -> None:
+    net = deep()
+    assert paths(net, "**") == [path for path, _ in net.named_modules() if path]
+
+
+def test_several_patterns_come_one_after_the_other_and_no_path_twice() -> None:
+    assert paths(deep(), ["layer2", "layer?", "stem"]) == ["layer2", "layer1", "stem"]
+
+
+def test_a_pattern_without_a_match_names_the_option_and_the_nearest_paths() -> None:
+    with pytest.raises(UserError) as caught:
+        paths(deep(), "blocks.*.attention", "--method.layers")
+    said = str(caught.value)
+    assert said.startswith(
+        "--method.layers 'blocks.*.attention' is no module of ModuleDict: pass one of its own"
+    )
+    near = said.partition("nearest are ")[2].split(", ")
+    assert len(near) == 5 and all(name.endswith(".attn") for name in near)
+
+
+def test_of_several_patterns_the_one_without_a_match_is_named() -> None:
+    with pytest.raises(UserError, match=r"'layerx.\*' is no module"):
+        paths(deep(), ["layer1", "layerx.*"])

@@ -304,6 +304,11 @@ def test_each_rule_triggers(tmp_path: Path, place: str, code: str, says: str) ->
     assert found[0].startswith(says)
 
 
+def test_torchs_own_files_may_be_read_as_tensors_alone(tmp_path: Path) -> None:
+    assert not _findings(tmp_path / "a", "run.py", "x = torch.load(path, weights_only=True)\n")
+    assert len(_findings(tmp_path / "b", "run.py", "x = torch.load(path, weights_only=None)\n")) == 1
+
+
 NESTED = '''"""Words such as cuda, mps and pickle are only words here, and so is torch.load(x)."""
 
 from typing import Protocol, overload

@@ -123,7 +123,7 @@ def _measure(method: Method, task: Task, engine: Engine, seed: int) -> Cell:
     method = method.variant()
     method.check()
     task.check(seed, method.uses_teacher)
-    if method.uses_teacher:
+    if method.uses_teacher or task.derived:
         teach(task, engine, None, Watcher)
     engine = replace(engine, evaluate_every=0)
     result = method.run(task, Fitter(engine, task, seed))

@@ -84,6 +84,11 @@ class Task:
         """How to train the teacher, where it has to be trained; None where its weights come from outside."""
         return None
 
+    @property
+    def derived(self) -> bool:
+        """Whether the student is made of the teacher, which then has to be there whatever the method."""
+        return False
+
     def teach(self, network: nn.Module) -> None:
         """Take `network`, now trained, as the teacher."""
         raise NotImplementedError

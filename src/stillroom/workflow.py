@@ -125,7 +125,7 @@ class _Work:
 
     def teacher(self) -> None:
         """Train the teacher, or fetch it, and score it."""
-        if not self.job.method.uses_teacher:
+        if not (self.job.method.uses_teacher or self.job.task.derived):
             return
         folder = self.run.path / "arms" / "teacher"
         taught = teach(self.job.task, self.job.engine, folder, lambda: self.watch("teacher"))

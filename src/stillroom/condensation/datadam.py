@@ -43,7 +43,7 @@ from stillroom.errors import UserError, require
 from stillroom.method import Batch, Fit, Mean, Method, Result, Update, Updates
 from stillroom.optim import Recipe
 from stillroom.seeds import seed_of
-from stillroom.taps import Tap
+from stillroom.taps import Tap, paths
 from stillroom.task import Task
 
 NETWORK = 10
@@ -69,7 +69,7 @@ class Gaze:
 
     def __init__(self, network: nn.Module, layers: Sequence[str], name: str) -> None:
         self.network, self.name = network.requires_grad_(False).train(), name
-        self.taps = [Tap(network, path, "--method.layers") for path in layers]
+        self.taps = [Tap(network, path) for path in paths(network, layers, "--method.layers")]
         linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
         if not linear:
             raise UserError(f"network '{name}' has no Linear layer, whose input is matched: pass another one")

@@ -21,6 +21,7 @@ from stillroom.generators.parts.building import (
     endless,
     not_a_denoiser,
     read_denoiser,
+    shrunken,
     smallest,
 )
 from stillroom.generators.parts.data import Samples, load_samples
@@ -30,7 +31,9 @@ from stillroom.generators.parts.latent import LatentSpace, make_latent_space
 from stillroom.generators.parts.pictures import pictures
 from stillroom.generators.parts.sampler import Plan, Sampler
 from stillroom.generators.parts.solvers import Solver, Spacing
+from stillroom.models.names import weighty
 from stillroom.models.probing import quietly
+from stillroom.models.shrinking import is_shrink
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
 from stillroom.task import Task, TeacherJob
@@ -51,11 +54,11 @@ class Generation(Task):
     conditional: bool = True
     """Condition on the data's labels, where they have any."""
     teacher: str = "mlp:192x4"
-    """mlp:WIDTHxDEPTH, unet:CHANNELS-CHANNELS, dit:WIDTHxDEPTH@PATCH, exact (of Gaussians), or none."""
+    """mlp:WIDTHxDEPTH, unet:CHANNELS-CHANNELS, dit:WIDTHxDEPTH@PATCH, exact (of Gaussians), a folder ./DIR, or none."""
     student: str = ""
-    """Architecture of the student, from fresh weights; empty: the teacher's, from the teacher's weights."""
+    """An architecture or config:./DIR, ./DIR with its weights, shrink:depth=0.5,width=0.5, or empty: the teacher."""
     teacher_weights: str = ""
-    """Folder of an earlier run or of a diffusers pipeline; empty: train the teacher here."""
+    """Folder of an earlier run, or of a pipeline or model of diffusers; empty: train the teacher here."""
     prompt: str = "{}"
     """How a class is said to a teacher that is conditioned on text; {} is the class's name."""
     process: Literal["cosine", "linear", "scaled-linear", "edm", "flow"] = "edm"
@@ -193,14 +196,31 @@ class Generation(Task):
             return given.copy()
         if given is not None:
             raise not_a_denoiser("student", given)
-        if self.student:
+        if weighty(self.student):
+            return self._read(self.student).copy()
+        if self.student and not is_shrink(self.student):
             return self._build(self.student, seed)
         teacher = self._teacher().denoiser
         if not teacher.learnt:
             raise UserError(
                 "the teacher has no weights to start a student from: pass --task.student mlp:64x2"
             )
-        return teacher.copy()
+        return shrunken(teacher, self.student, seed) if self.student else teacher.copy()
+
+    @property
+    def derived(self) -> bool:
+        """See the base."""
+        return "student" not in self.given and is_shrink(self.student)
+
+    @property
+    def weights(self) -> str:
+        """The folder of the teacher's weights; empty where it is trained here."""
+        return self.teacher_weights or (self.teacher if weighty(self.teacher) else "")
+
+    def _read(self, name: str) -> Denoiser:
+        prompts = [self.prompt.format(label) for label in self.samples.classes[: self.classes]]
+        folder = weighty(name) or Path(name)
+        return read_denoiser(folder, prompts, self.process, self.prediction, self.space)
 
     def _build(self, name: str, seed: int) -> Denoiser:
         return build_denoiser(name, self.process, self.prediction, self.space, self.classes, seed)
@@ -227,10 +247,9 @@ class Generation(Task):
 
     def _outside(self) -> Sampler:
         """The teacher from a folder, or untrained where it is to be trained here."""
-        if not self.teacher_weights:
+        if not self.weights:
             return self.sampler(self._build(self.teacher, self.teacher_seed))
-        prompts = [self.prompt.format(name) for name in self.samples.classes[: self.classes]]
-        return self.sampler(read_denoiser(Path(self.teacher_weights), prompts))
+        return self.sampler(self._read(self.weights))
 
     def make_teacher(self) -> Teacher:
         """The frozen teacher, a Sampler; it must have been taught, unless its weights come from outside."""
@@ -245,7 +264,7 @@ class Generation(Task):
         """Training the teacher on all training samples."""
         from stillroom.generators.undistilled import training_of_teacher
 
-        if "teacher" in self.given or self.teacher_weights or self.teacher in ("none", "exact"):
+        if "teacher" in self.given or self.weights or self.teacher in ("none", "exact"):
             return None
         return training_of_teacher(self)
 
@@ -259,7 +278,7 @@ class Generation(Task):
         require("--task.teacher-lr", self.teacher_lr, 0, ends="(]")
         require("--task.drop-condition", self.drop_condition, 0, 1, ends="[)")
         self.plan.check()
-        if teacher and self.teacher == "none" and "teacher" not in self.given and not self.teacher_weights:
+        if teacher and self.teacher == "none" and "teacher" not in self.given and not self.weights:
             raise UserError("this method needs a teacher and --task.teacher is 'none': pass an architecture")
         found = self._teacher() if teacher else None
         if found is not None:
@@ -319,7 +338,7 @@ class Generation(Task):
             "splits": samples.splits,
             "compared in": self.judge.name if samples.images else "the plane",
             "fingerprint": samples.fingerprint,
-            "teacher": self.teacher_weights or self.teacher,
+            "teacher": self.weights or self.teacher,
         }
 
     def fingerprint(self) -> str:
@@ -335,7 +354,7 @@ class Generation(Task):
         from stillroom.generators.parts.publishing import publish
 
         assert isinstance(product, Sampler)
-        origin = Path(self.teacher_weights) if self.teacher_weights else None
+        origin = (weighty(self.weights) or Path(self.weights)) if self.weights else None
         publish(folder, product, about, self.samples, self.latents, origin)
 
     @classmethod

@@ -23,6 +23,7 @@ from stillroom.generators.parts.estimate import true_value
 from stillroom.generators.parts.sampler import FixedGuidance, Sampler
 from stillroom.generators.parts.solvers import Solver
 from stillroom.method import Batch, Fit, Method, Result, Update, Updates
+from stillroom.models.names import weighty
 from stillroom.optim import Recipe
 from stillroom.task import Task, TeacherJob
 
@@ -74,7 +75,9 @@ class Diffusion(GeneratorMethod):
     def bind(self, task: Task, seed: int) -> None:
         """Build the denoiser: with fresh weights, of the teacher's architecture unless a student's is named."""
         assert isinstance(task, Generation)
-        fresh = task if task.student else task.but(student=task.teacher)
+        folder = weighty(task.teacher)  # whose weights are not wanted here
+        own = task.teacher if folder is None else f"config:{folder}"
+        fresh = task if task.student else task.but(student=own)
         super().bind(fresh, seed)
         self.sampling = task.sampler(self.student)
 

@@ -26,9 +26,9 @@ AGAIN = "copy the folder or export the student again"
 def save_student(folder: str | os.PathLike[str], module: nn.Module, config: Mapping[str, Any]) -> None:
     """Write the module's weights and `config` into `folder`, which is made if need be.
 
-    `config` holds `architecture` (a name that `build` knows, or None for a module of the user's own),
-    `shape`, `classes`, `labels`, `normalisation` (`mean`, `std`) and what else the reader should know;
-    tensors and arrays in it become lists, paths strings. Each file appears whole or not at all.
+    `config` holds `architecture` (what `build` takes: a name, or an object that describes it; None for a module
+    of the user's own), `shape`, `classes`, `labels`, `normalisation` (`mean`, `std`) and what else the reader
+    should know; tensors and arrays in it become lists, paths strings. Each file appears whole or not at all.
 
     Raises UserError if a buildable architecture lacks its sizes, or if the state holds what is no tensor.
     """
@@ -109,7 +109,7 @@ def _plain(value: Any) -> Any:
 def _rebuild(folder: Path) -> nn.Module:
     config = read_config(folder)
     name, where = config.get("architecture"), f"student config '{folder / CONFIG}'"
-    if not isinstance(name, str) or not buildable(name):
+    if name is None or not buildable(name):
         raise UserError(
             f"{where} names no known architecture ({name!r}): pass load_student(folder, module=...)"
         )
@@ -131,16 +131,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put `tensors`, read from `path`, into the module, which takes their types; UserError unless they fit."""
-    own = module.state_dict(keep_vars=True)
+def faults_of(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `tensors` from being the module's state: names missing or unknown, other shapes, other kinds."""
+    own = module.state_dict()
     faults = [f"{key!r} is missing" for key in own if key not in tensors]
     faults += [f"{key!r} is unknown" for key in tensors if key not in own]
-    for key in own.keys() & tensors.keys():
+    for key in (key for key in own if key in tensors):
         if own[key].shape != tensors[key].shape:
             faults.append(f"{key!r} is {tuple(tensors[key].shape)}, not {tuple(own[key].shape)}")
         elif own[key].is_floating_point() != tensors[key].is_floating_point():
             faults.append(f"{key!r} is {tensors[key].dtype}, not {own[key].dtype}")
+    return faults
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put `tensors`, read from `path`, into the module, which takes their types; UserError unless they fit."""
+    own = module.state_dict(keep_vars=True)
+    faults = faults_of(module, tensors)
     if faults:
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
         raise UserError(

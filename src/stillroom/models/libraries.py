@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from stillroom.errors import UserError, reason
+from stillroom.models.inputs import Inputs, of_timm, of_torchvision
 
 # In training these give a tuple with the logits of auxiliary heads, which no loss of ours expects.
 WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+
+READING = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+    "num_features",
+)
+"""Options of `timm.create_model` that have it read files or the hub, and one that its folders only state."""
 
 
 def from_timm(name: str, shape: Sequence[int], classes: int, pretrained: bool) -> nn.Module:
@@ -21,13 +32,33 @@ def from_timm(name: str, shape: Sequence[int], classes: int, pretrained: bool) -
 
     Raises UserError for an unknown name, a missing timm, and weights that cannot be had.
     """
-    timm = _library("timm")
-    if not timm.is_model(name):
-        raise UserError(_unknown("timm", name, timm.list_models()))
+    timm = _known_timm(name)
     try:
         return timm.create_model(name, pretrained=pretrained, **timm_options(name, shape, classes))
     except Exception as error:
         raise UserError(_unbuilt(f"timm:{name}", shape, pretrained, error)) from error
+
+
+def timm_made(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """timm's model `name` with these options and fresh weights; those that would read files are left out.
+
+    Raises UserError for an unknown name, options that the model does not take, and a missing timm.
+    """
+    timm = _known_timm(name)
+    options = {key: value for key, value in options.items() if key not in READING}
+    try:
+        return timm.create_model(name, pretrained=False, **options)
+    except Exception as error:
+        raise UserError(
+            f"timm:{name} cannot be built with {options} ({reason(error)}): correct them"
+        ) from error
+
+
+def _known_timm(name: str) -> ModuleType:
+    timm = _library("timm")
+    if not timm.is_model(name):
+        raise UserError(_unknown("timm", name, timm.list_models()))
+    return timm
 
 
 def timm_options(name: str, shape: Sequence[int], classes: int) -> dict[str, Any]:
@@ -46,24 +77,56 @@ def from_torchvision(name: str, shape: Sequence[int], classes: int, pretrained: 
     Raises UserError for an unknown name, another number of channels, a missing torchvision, and weights that
     cannot be had.
     """
-    models = _library("torchvision.models")
-    if name not in (known := models.list_models(module=models)):
-        raise UserError(_unknown("torchvision", name, known))
+    models = _known_torchvision(name)
     if shape[0] != 3:
         raise UserError(
             f"architecture 'torchvision:{name}' takes 3 channels, the data has {shape[0]}: "
             "use a timm:NAME, which takes any number"
         )
-    extra: dict[str, Any] = {}
-    if name in WITH_AUXILIARY_HEADS:
-        extra = {"aux_logits": False, "init_weights": True}
     try:
-        module = models.get_model(name, weights=None, num_classes=classes, **extra)
+        module = models.get_model(name, weights=None, num_classes=classes, **_extra(name))
         if pretrained:
             _load_published(module, models.get_model_weights(name).DEFAULT.get_state_dict(progress=False))
     except Exception as error:
         raise UserError(_unbuilt(f"torchvision:{name}", shape, pretrained, error)) from error
     return module
+
+
+def torchvision_made(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """torchvision's classifier `name` with these options, fresh weights and no auxiliary heads.
+
+    Raises UserError for an unknown name, options that the model does not take, and a missing torchvision.
+    """
+    models = _known_torchvision(name)
+    try:
+        return models.get_model(name, weights=None, **{**_extra(name), **options})
+    except Exception as error:
+        raise UserError(
+            f"torchvision:{name} cannot be built with {dict(options)} ({reason(error)}): correct them"
+        ) from error
+
+
+def _extra(name: str) -> dict[str, Any]:
+    return {"aux_logits": False, "init_weights": True} if name in WITH_AUXILIARY_HEADS else {}
+
+
+def _known_torchvision(name: str) -> ModuleType:
+    models = _library("torchvision.models")
+    if name not in (known := models.list_models(module=models)):
+        raise UserError(_unknown("torchvision", name, known))
+    return models
+
+
+def published(name: str) -> tuple[Inputs, int | None]:
+    """What the published weights of `timm:NAME` or `torchvision:NAME` take, and how many classes they tell apart."""
+    library, _, detail = name.partition(":")
+    if library == "torchvision":
+        weights = _library("torchvision.models").get_model_weights(detail).DEFAULT
+        found = of_torchvision(weights.transforms(), f"torchvision's weights of {detail}")
+        return found, len(weights.meta.get("categories", ())) or None
+    config = _library("timm").models.get_pretrained_cfg(detail, allow_unregistered=True)
+    said = {} if config is None else config.to_dict()
+    return of_timm(said, {}, f"timm's weights of {detail}"), said.get("num_classes")
 
 
 def _load_published(module: nn.Module, published: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from stillroom.errors import UserError
+from stillroom.models.wrapping import is_transformers
 
 
 def middle(module: nn.Module) -> str:
@@ -14,7 +15,8 @@ def middle(module: nn.Module) -> str:
 
     For the networks of this package the last-but-one stage or activation; for timm's staged networks the
     last-but-one entry of `feature_info`; for timm's columns of equal blocks (ViT and its kin) the block after
-    which half of them have run; for torchvision's ResNets `layer3`. A module of the user's own can say it
+    which half of them have run; for torchvision's ResNets `layer3`; for transformers' networks likewise, of the
+    first list of blocks in them. A module of the user's own can say it
     itself with a string attribute `middle`.
 
     Raises UserError, with paths to choose from, where the place is not known.
@@ -35,12 +37,24 @@ def _claims(module: nn.Module) -> Iterator[str]:
         yield _of_feature_info(entries)
     if any(base.__module__ == "torchvision.models.resnet" for base in type(module).__mro__):
         yield "layer3"
+    if is_transformers(module):
+        yield from _of_lists(module)
 
 
 def _of_feature_info(entries: list[dict]) -> str:
     column = len(entries) > 2 and len({entry.get("reduction") for entry in entries}) == 1
     index = (len(entries) - 1) // 2 if column else max(len(entries) - 2, 0)
     return entries[index]["module"]
+
+
+def _of_lists(module: nn.Module) -> Iterator[str]:
+    """The middle of the first list of equal children: the last stage but one, or the block that half have run at."""
+    for path, part in module.named_modules():
+        if isinstance(part, nn.ModuleList) and len(part) > 1 and len({type(child) for child in part}) == 1:
+            lists = (inner for inner in part[0].modules() if isinstance(inner, nn.ModuleList | nn.Sequential))
+            staged = any(len({type(child) for child in inner}) == 1 for inner in lists)
+            yield f"{path}.{len(part) - 2 if staged else (len(part) - 1) // 2}"
+            return
 
 
 def _candidates(module: nn.Module, limit: int = 8) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,9 +12,14 @@ from torch import nn
 from stillroom import metrics
 from stillroom.data import ImageData, MixedSource, Source, load_images
 from stillroom.errors import UserError, require
-from stillroom.models import build, check, load_student, save_student
+from stillroom.models import check, load_student, save_student
+from stillroom.models.bringing import Fitting
+from stillroom.models.names import buildable, weighty
+from stillroom.models.shrinking import shrink
+from stillroom.models.wrapping import adapted, describe
 from stillroom.predictors.labelled import LabelledTask, stratified
 from stillroom.predictors.parts.card import write_card
+from stillroom.task import TeacherJob
 from stillroom.teacher import Teacher
 
 __all__ = ["Classification", "stratified"]
@@ -37,11 +42,11 @@ class Classification(LabelledTask):
     data: str = "digits"
     """`digits`, a local folder (parquet, or images in a folder a class), or the name of a set on the hub."""
     teacher: str = "mlp:256"
-    """Architecture of the teacher (mlp:WIDTHS, cnn:WIDTHS, resnet:WIDTHS, timm:NAME, torchvision:NAME), or none."""
+    """mlp:, cnn: or resnet:WIDTHS, timm:, torchvision: or transformers:NAME, a model's folder ./DIR, or none."""
     student: str = "mlp:12"
-    """Architecture of the student, likewise."""
+    """Likewise, or config:./DIR, its architecture alone, or less of the teacher, shrink:depth=0.5,width=0.5."""
     teacher_weights: str = ""
-    """Folder of an earlier run, or `pretrained` for the library's own; empty: train the teacher here."""
+    """Folder of an earlier run or model, or `pretrained` for the library's own; empty: train the teacher here."""
     image_column: str | None = None
     """Column of the images; None finds it."""
     label_column: str | None = None
@@ -128,16 +133,38 @@ class Classification(LabelledTask):
 
     def build_network(self, role: str, name: str, seed: int) -> nn.Module:
         """The classifier of images called `name`."""
-        pretrained = role == "teacher" and self.teacher_weights == "pretrained"
-        return build(name, shape=self.images.shape, classes=self.classes, seed=seed, pretrained=pretrained)
+        fitting = Fitting(self.images, self.normalise != "auto")
+        if role == "teacher":
+            return fitting.teacher(name, seed, self.teacher_weights == "pretrained")
+        if self.derived:
+            depth, width = self.shares()
+            return shrink(self.parent(), depth, width, seed=seed, example=self.example())
+        return fitting.student(name, seed)
 
-    def load_teacher(self, folder: Path) -> nn.Module:
-        """The network in the folder of an earlier run's student."""
-        return load_student(folder)
+    def given_network(self, role: str) -> nn.Module:
+        """A network from Python, one of transformers' behind what gives its logits alone."""
+        return adapted(super().given_network(role))
+
+    @property
+    def weights(self) -> str:
+        """Where the teacher's weights come from: a folder, or `pretrained`; empty where it is trained here."""
+        return self.teacher_weights or (self.teacher if weighty(self.teacher) else "")
+
+    def load_teacher(self, place: str) -> nn.Module:
+        """The network with its weights in a folder of a model or of an earlier run."""
+        name = place if weighty(place) else str(Path(place).absolute())
+        return Fitting(self.images, self.normalise != "auto").teacher(name, self.teacher_seed)
 
     def teacher_options(self) -> dict[str, Any]:
         """The teacher has an augmentation of its own."""
         return {"augment": self.teacher_augment}
+
+    def teacher_job(self, engine: Any) -> TeacherJob | None:
+        """See the base; a name that stands for what is in a file says less than what it stands for."""
+        job = super().teacher_job(engine)
+        if job is None or buildable(self.teacher):
+            return job
+        return replace(job, key=job.key | {"architecture": describe(self.teacher_network())})
 
     # -- checks and scores --------------------------------------------------------------------------------------
 
@@ -190,7 +217,7 @@ class Classification(LabelledTask):
         """Write weights, config and a model card to `folder`."""
         images = self.images
         config = {
-            "architecture": None if "student" in self.given else self.student,
+            "architecture": describe(product) or (None if "student" in self.given else self.student),
             "network": self.student_name,
             "shape": list(images.shape),
             "classes": self.classes,

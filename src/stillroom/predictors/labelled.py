@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -13,10 +12,11 @@ from torch import Tensor, nn
 from stillroom import metrics
 from stillroom.data import Source
 from stillroom.errors import UserError
+from stillroom.models.shrinking import is_shrink, parse_shrink
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
 from stillroom.task import Task, TeacherJob
-from stillroom.teacher import Teacher
+from stillroom.teacher import Mixture, Teacher
 
 
 class LabelledData(Protocol):
@@ -57,8 +57,8 @@ class LabelledTask(Task):
         """The network called `name`, for a 'teacher' or a 'student'."""
         raise NotImplementedError
 
-    def load_teacher(self, folder: Path) -> nn.Module:
-        """The network in the folder of an earlier run's student."""
+    def load_teacher(self, place: str) -> nn.Module:
+        """The network with its weights in the folder `place`, of an earlier run's student or of a model."""
         raise NotImplementedError
 
     # -- data -------------------------------------------------------------------------------------------------
@@ -100,17 +100,44 @@ class LabelledTask(Task):
         return self._network("teacher", self.teacher, self.teacher_seed)
 
     def _network(self, role: str, name: str, seed: int) -> nn.Module:
-        given = self.given.get(role)
-        if isinstance(given, nn.Module):
-            return copy.deepcopy(given)
-        if given is not None:
-            return given()
-        return self.build_network(role, name, seed)
+        return self.given_network(role) if role in self.given else self.build_network(role, name, seed)
+
+    def given_network(self, role: str) -> nn.Module:
+        """The network from Python: a copy of a module, or what a function makes."""
+        given = self.given[role]
+        return copy.deepcopy(given) if isinstance(given, nn.Module) else given()
+
+    @property
+    def derived(self) -> bool:
+        """See the base."""
+        return "student" not in self.given and is_shrink(self.student)
+
+    def shares(self) -> tuple[float, float]:
+        """Depth and width of a derived student, each in (0, 1]."""
+        wanted = parse_shrink(self.student)
+        return wanted.depth, wanted.width
+
+    def parent(self) -> nn.Module:
+        """The teacher's network, of which a derived student is made; UserError where there is none, or several."""
+        name = self.student
+        if self.teacher == "none" and "teacher" not in self.given and not self.weights:
+            raise UserError(f"student '{name}' is made of the teacher and --task.teacher is 'none': pass one")
+        network = self.make_teacher().module
+        if isinstance(network, Mixture):
+            raise UserError(
+                f"student '{name}' is made of one teacher, and there are several: pass --task.student"
+            )
+        return network
+
+    @property
+    def weights(self) -> str:
+        """Where the teacher's weights come from; empty where it is trained here."""
+        return self.teacher_weights
 
     @property
     def teacher_name(self) -> str:
         """What messages and reports call the teacher."""
-        own = self.teacher_weights if self.teacher_weights not in ("", "pretrained") else self.teacher
+        own = self.weights if self.weights not in ("", "pretrained") else self.teacher
         return _name_of(self.given.get("teacher"), own)
 
     @property
@@ -131,10 +158,9 @@ class LabelledTask(Task):
         return Teacher(network)
 
     def _outside_teacher(self) -> nn.Module:
-        if self.teacher_weights not in ("", "pretrained"):
-            folder = Path(self.teacher_weights)
-            return self.load_teacher(folder / "student" if (folder / "student").is_dir() else folder)
-        return self.teacher_network()
+        if "teacher" in self.given or self.weights in ("", "pretrained"):
+            return self.teacher_network()
+        return self.load_teacher(self.weights)
 
     def teach(self, network: nn.Module) -> None:
         """Take a trained network as the teacher."""
@@ -142,7 +168,7 @@ class LabelledTask(Task):
 
     def teacher_job(self, engine: Any) -> TeacherJob | None:
         """Training the teacher on all training samples, with the student's engine but for epochs and batch size."""
-        if "teacher" in self.given or self.teacher_weights or self.teacher == "none":
+        if "teacher" in self.given or self.weights or self.teacher == "none":
             return None
         data = self.labelled
         task = self.but(

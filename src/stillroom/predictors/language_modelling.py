@@ -16,10 +16,11 @@ from stillroom.data import Source
 from stillroom.data.texts import TextData, load_texts
 from stillroom.data.tokens import read_tokenizer
 from stillroom.errors import UserError, require
+from stillroom.models.shrinking import is_shrink, parse_shrink
 from stillroom.models.text_files import load_text, wrapped
 from stillroom.models.text_names import build_causal
 from stillroom.models.text_places import folder_of, same_tokens
-from stillroom.models.text_shrinking import SHRUNK, shares, shrink
+from stillroom.models.text_shrinking import shrink_text
 from stillroom.optim import Recipe
 from stillroom.predictors.parts import language_folder, language_scores
 from stillroom.predictors.parts.prompts import EvenSource
@@ -103,9 +104,8 @@ class LanguageModelling(Task):
         if self.tokenizer != "auto":
             return self.tokenizer
         for role, name in (("student", self.student), ("teacher", self.teacher)):
-            place = (
-                None if role in self.given or name == "none" or name.startswith(SHRUNK) else folder_of(name)
-            )
+            bare = role in self.given or name == "none" or is_shrink(name)
+            place = None if bare else folder_of(name)
             if place is not None and not name.startswith("config:"):
                 return place
         return "characters"
@@ -156,9 +156,15 @@ class LanguageModelling(Task):
             return wrapped(copy.deepcopy(given), tokenizer, causal=True)
         if given is not None:
             return given()
-        if role == "student" and name.startswith(SHRUNK):
-            return shrink(self.make_teacher().module, *shares(name), seed).requires_grad_(True)
+        if role == "student" and self.derived:
+            wanted = parse_shrink(name)
+            return shrink_text(self.make_teacher().module, wanted.depth, wanted.width, seed)
         return build_causal(name, tokenizer=tokenizer, length=self.length, seed=seed)
+
+    @property
+    def derived(self) -> bool:
+        """See the base."""
+        return "student" not in self.given and is_shrink(self.student)
 
     @property
     def teacher_tokens(self) -> Any:
@@ -244,9 +250,7 @@ class LanguageModelling(Task):
             require(f"--task.{name.replace('_', '-')}", getattr(self, name), 1)
         require("--task.teacher-lr", self.teacher_lr, 0, ends="(]")
         self.train()
-        place = (
-            None if "student" in self.given or self.student.startswith(SHRUNK) else folder_of(self.student)
-        )
+        place = None if "student" in self.given or self.derived else folder_of(self.student)
         if place is not None and not self.student.startswith("config:"):
             same_tokens(self.tokens, place, f"student '{self.student}'")
         language_scores.check(self.make_student(seed), "student", len(self.tokens))

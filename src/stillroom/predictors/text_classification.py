@@ -16,10 +16,12 @@ from stillroom.data.texts import TextData, load_texts
 from stillroom.engine import Engine
 from stillroom.errors import UserError, require
 from stillroom.models import check
+from stillroom.models.local import student_folder
+from stillroom.models.shrinking import is_shrink
 from stillroom.models.text_files import load_text, save_text, wrapped
 from stillroom.models.text_names import build_encoder
 from stillroom.models.text_places import folder_of, has_head, same_tokens, start_digest
-from stillroom.models.text_shrinking import SHRUNK, shares, shrink
+from stillroom.models.text_shrinking import shrink_text
 from stillroom.models.texts import Encoder, MeanPooled
 from stillroom.optim import Recipe
 from stillroom.predictors.labelled import LabelledTask
@@ -122,10 +124,10 @@ class TextClassification(LabelledTask):
             place = getattr(self.given[role], "name_or_path", "")
             return place if place and Path(place).is_dir() else None
         if role == "teacher" and self.teacher_weights:
-            folder = Path(self.teacher_weights)
-            return str(folder / "student" if (folder / "student").is_dir() else folder)
+            return str(student_folder(Path(self.teacher_weights)))
         name = getattr(self, role)
-        return None if name.startswith((SHRUNK, "config:")) or name == "none" else folder_of(name)
+        bare = name == "none" or name.startswith("config:") or is_shrink(name)
+        return None if bare else folder_of(name)
 
     def train(self) -> Source:
         """The student's training texts."""
@@ -143,13 +145,9 @@ class TextClassification(LabelledTask):
 
     def build_network(self, role: str, name: str, seed: int) -> nn.Module:
         """The classifier of texts called `name`."""
-        if name.startswith(SHRUNK):
-            if role == "teacher" or (self.teacher == "none" and "teacher" not in self.given):
-                raise UserError(
-                    f"'{name}' is cut out of the teacher and there is none: name the student by its size"
-                )
-            made: nn.Module = shrink(self.make_teacher().module, *shares(name), seed)
-            made.requires_grad_(True)
+        made: nn.Module
+        if role == "student" and self.derived:
+            made = shrink_text(self.parent(), *self.shares(), seed)
         else:
             data = self.labelled
             made = build_encoder(
@@ -162,9 +160,9 @@ class TextClassification(LabelledTask):
     def _network(self, role: str, name: str, seed: int) -> nn.Module:
         return wrapped(super()._network(role, name, seed), self.labelled.tokenizer, causal=False)
 
-    def load_teacher(self, folder: Path) -> nn.Module:
-        """The network in the folder of an earlier run's student."""
-        return load_text(folder)
+    def load_teacher(self, place: str) -> nn.Module:
+        """The network in the folder of an earlier run or its student."""
+        return load_text(student_folder(Path(place)))
 
     # -- the teacher --------------------------------------------------------------------------------------------
 

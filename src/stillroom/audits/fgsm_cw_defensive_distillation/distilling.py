@@ -107,7 +107,7 @@ class DefensiveDistillation(_AtTemperature):
     def run(self, task: Task, fit: Fit) -> Result:
         """Teacher, then student; the student starts and sees its data as a plain one would."""
         assert isinstance(task, Classification)
-        brought = "teacher" in task.given or bool(task.teacher_weights)
+        brought = "teacher" in task.given or bool(task.weights)
         halves: dict[str, Any] = {}
         if brought:
             self.teacher = task.make_teacher()

@@ -142,7 +142,7 @@ class Robustness(Classification):
     @property
     def has_teacher(self) -> bool:
         """Whether there is a teacher with weights."""
-        return "teacher" in self.given or bool(self.teacher_weights)
+        return "teacher" in self.given or bool(self.weights)
 
     def undistilled(self) -> nn.Module | None:
         """The network that FGSM is transferred from; None where there is none and no architecture to train."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stillroom.config import digest
 from stillroom.data.points import SPREAD
@@ -15,9 +15,14 @@ from stillroom.generators.parts.data import Samples
 from stillroom.generators.parts.denoiser import Clock, Denoiser, denoiser_from
 from stillroom.generators.parts.sampler import Sampler
 from stillroom.models.denoisers import build_denoiser_network
+from stillroom.models.denoisers.library import Wrapped
 from stillroom.models.denoisers.mixture import MixtureNetwork
 from stillroom.models.denoisers.names import network_config, network_from_config
-from stillroom.models.files import weights_digest
+from stillroom.models.denoisers.shrinking import shrunken_network
+from stillroom.models.files import CONFIG, weights_digest
+from stillroom.models.local import recognise, student_folder
+from stillroom.models.names import folder_in
+from stillroom.models.shrinking import parse_shrink
 from stillroom.seeds import seeded
 
 
@@ -31,16 +36,49 @@ def build_denoiser(
     """
     if name == "exact":
         return _exact(process, samples, classes)
+    folder = folder_in(name)
+    if folder is not None:
+        return _fresh_from(folder, process, prediction, samples, seed)
+    network = build_denoiser_network(name, shape=samples.shape, classes=classes, seed=seed)
+    return _around(network, process, prediction, samples, classes)
+
+
+def _around(network: nn.Module, process: str, prediction: str, samples: Samples, classes: int) -> Denoiser:
     if prediction == "auto":
         prediction = {"edm": "edm", "flow": "velocity"}.get(process, "v")
-    network = build_denoiser_network(name, shape=samples.shape, classes=classes, seed=seed)
     # diffusers' embeddings of time are made for numbers up to 1000
     clock: Clock | None = None
-    if not name.startswith("mlp") and prediction != "edm":
+    if isinstance(network, Wrapped) and prediction != "edm":
         clock = "thousand" if process == "flow" else "index"
     return Denoiser(
         network, process, prediction, classes=classes, clock=clock, sigma_data=samples.deviation()
     )
+
+
+def _fresh_from(folder: Path, process: str, prediction: str, samples: Samples, seed: int) -> Denoiser:
+    """The architecture in a folder with fresh weights; conventions are the folder's, or else those that are given."""
+    from stillroom.generators.parts.pipelines import conditions, untrained_model
+
+    if not _is_model(folder):
+        return fresh_copy(read_denoiser(folder), seed)
+    with seeded(seed):
+        network = untrained_model(folder)
+    return _around(network, process, prediction, samples, conditions(network.model))
+
+
+def shrunken(denoiser: Denoiser, name: str, seed: int) -> Denoiser:
+    """A trainable, smaller denoiser, `name` being shrink:depth=D,width=W, with its weights where they fit.
+
+    Process, prediction and conditions stay. Raises UserError where its network cannot be made smaller.
+    """
+    wanted = parse_shrink(name)
+    network = shrunken_network(denoiser.network, wanted.depth, wanted.width, seed)
+    return denoiser_from(network, denoiser.config(), denoiser.null, denoiser.table)
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder holds a network of diffusers alone."""
+    return recognise(student_folder(folder)) == "diffusers"
 
 
 def _exact(process: str, samples: Samples, classes: int) -> Denoiser:
@@ -77,15 +115,30 @@ def smallest(name: str) -> str:
     return small.get(name.partition(":")[0], name)
 
 
-def read_denoiser(folder: Path, prompts: Sequence[str] = ()) -> Denoiser:
-    """The denoiser in the folder of a run, of a run's student, or of a diffusers pipeline.
+def read_denoiser(
+    folder: Path,
+    prompts: Sequence[str] = (),
+    process: str = "",
+    prediction: str = "auto",
+    samples: Samples | None = None,
+) -> Denoiser:
+    """The denoiser in the folder of a run, of a run's student, of a diffusers pipeline or of a network of diffusers.
 
-    `prompts` say the classes in words, for a pipeline that is conditioned on text.
+    `prompts` say the classes in words, for a pipeline that is conditioned on text. A network alone says neither
+    process nor prediction: those given are taken, and `samples` for their deviation. UserError without a prediction.
     """
-    from stillroom.generators.parts.pipelines import read_pipeline
+    from stillroom.generators.parts.pipelines import conditions, read_model, read_pipeline
     from stillroom.generators.parts.saving import load_sampler
 
-    folder = folder / "student" if (folder / "student").is_dir() else folder
+    folder = student_folder(folder)
+    if (folder / CONFIG).is_file() and _is_model(folder):
+        if prediction == "auto" or not process or samples is None:
+            raise UserError(
+                f"'{folder}' holds a network that does not say what it predicts: pass --task.process and "
+                "--task.prediction, or the folder of its pipeline"
+            )
+        network = read_model(folder)
+        return _around(network, process, prediction, samples, conditions(network.model))
     if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
         return load_sampler(folder).denoiser
     return read_pipeline(folder, prompts).denoiser

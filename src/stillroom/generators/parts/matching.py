@@ -22,7 +22,7 @@ from stillroom.method import Clock, Mean
 from stillroom.models.denoisers.library import DiT, Wrapped
 from stillroom.models.denoisers.residual import ResidualMLP
 from stillroom.reports import generation_figures as figures
-from stillroom.taps import Tap, module_at
+from stillroom.taps import Tap, module_at, paths
 
 Divergence = Literal["rkl", "sf", "js", "sh", "kl", "jf", "neyman", "chi2"]
 """f-divergences D_f(p || q) = E_q f(p / q) between the teacher's law p and the student's q."""
@@ -177,12 +177,12 @@ class _Enough(Exception):
 class Tapped:
     """A frozen sampler's denoiser, asked for its guided estimate and its inner features in one pass."""
 
-    def __init__(self, sampler: Sampler, paths: tuple[str, ...]) -> None:
+    def __init__(self, sampler: Sampler, wanted: tuple[str, ...]) -> None:
         self.sampler, network = sampler, sampler.denoiser.network
-        paths = paths or default_taps(network)
-        self.taps = [Tap(network, path, "--method.taps") for path in paths]
+        places = paths(network, wanted or default_taps(network), "--method.taps")
+        self.taps = [Tap(network, path) for path in places]
         # after the taps' own hooks, which are called in the order in which they came
-        self._hooks = [module_at(network, path).register_forward_hook(self._look) for path in paths]
+        self._hooks = [module_at(network, path).register_forward_hook(self._look) for path in places]
         self._early = False
         # where guidance is composed, only the conditional pass has the features
         self._conditional = sampler if sampler.denoiser.takes_guidance else sampler.but(guidance=1.0)

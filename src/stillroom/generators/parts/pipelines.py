@@ -39,7 +39,7 @@ def read_pipeline(folder: Path, prompts: Sequence[str] = ()) -> Sampler:
     refuse_code(folder / part)
     process, prediction, clock, deviation = read_schedule(folder / "scheduler")
     network = _network(folder / part)
-    classes, null, table = _conditions(network), None, None
+    classes, null, table = conditions(network), None, None
     if type(network).__name__ == "UNet2DConditionModel":
         null = torch.zeros(77, network.config.cross_attention_dim)
         if prompts:
@@ -57,6 +57,27 @@ def read_pipeline(folder: Path, prompts: Sequence[str] = ()) -> Sampler:
     return Sampler(denoiser, Plan()).eval()
 
 
+def read_model(folder: Path) -> Any:
+    """The network of diffusers in a folder of its own (config.json and weights), behind the house's call.
+
+    Such a folder says neither process nor prediction. Raises UserError for weights that could run code, damaged ones,
+    and networks that Stillroom cannot call.
+    """
+    refuse_code(folder)
+    return wrap(_network(folder))
+
+
+def untrained_model(folder: Path) -> Any:
+    """The network that such a folder's config describes, with weights from torch's global generator."""
+    kind = _kind(folder)
+    try:
+        return wrap(kind.from_config(kind.load_config(folder, local_files_only=True)))
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"the network in '{folder}' cannot be built ({reason(error)}): correct its config"
+        ) from None
+
+
 def refuse_code(folder: Path) -> None:
     """Raise UserError for a folder whose weights are no safetensors."""
     if any(folder.glob("*.safetensors")):
@@ -69,11 +90,16 @@ def refuse_code(folder: Path) -> None:
     raise UserError(f"'{folder}' has no weights: pass a folder with diffusion_pytorch_model.safetensors")
 
 
-def _network(folder: Path) -> Any:
+def _kind(folder: Path) -> Any:
     name = _json(folder / "config.json").get("_class_name")
     kind = getattr(diffusers(), str(name), None)
     if kind is None:
         raise UserError(f"'{folder}' holds a '{name}', which diffusers does not have: pass another pipeline")
+    return kind
+
+
+def _network(folder: Path) -> Any:
+    kind = _kind(folder)
     try:
         return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
@@ -82,8 +108,8 @@ def _network(folder: Path) -> Any:
         ) from None
 
 
-def _conditions(network: Any) -> int:
-    """Number of classes."""
+def conditions(network: Any) -> int:
+    """Number of classes that a network of diffusers is conditioned on."""
     options, kind = network.config, type(network).__name__
     if kind == "DiTTransformer2DModel":
         return options.num_embeds_ada_norm

@@ -58,9 +58,12 @@ def _loading(config: Mapping[str, Any]) -> list[str]:
             "from safetensors.torch import load_file",
             f"network.load_state_dict(load_file('model.safetensors'))  # network: your own {config['network']}",
         ]
-    if architecture.startswith("timm:"):
+    if isinstance(architecture, str) and architecture.startswith("timm:"):
         name = architecture.removeprefix("timm:")
         options = timm_options(name, config["shape"], config["classes"])
+        architecture = {"library": "timm", "name": name, "options": options}
+    if isinstance(architecture, dict) and architecture["library"] == "timm":
+        name, options = architecture["name"], architecture["options"]
         words = ", ".join(f"{key}={value!r}" for key, value in options.items())
         return [
             "import timm",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -12,7 +11,8 @@ from stillroom.models.cnn import CNN
 from stillroom.models.mlp import MLP
 from stillroom.models.probing import quietly
 from stillroom.models.resnet import ResNet
-from stillroom.taps import module_at
+from stillroom.models.wrapping import Around
+from stillroom.taps import module_at, paths
 
 FLAG = "--method.exits"
 
@@ -20,14 +20,14 @@ FLAG = "--method.exits"
 def exit_paths(network: nn.Module, wanted: Sequence[str], example: Tensor) -> list[str]:
     """The paths of the exits, in the order of a forward pass of `example` [1, ...].
 
-    `wanted` are module paths in which `*` stands for one name; none: every block but the last, whose exit is the
+    `wanted` are module paths, with wildcards as in `stillroom.taps`; none: every block but the last, whose exit is the
     network's own output. Raises UserError for a path that is no module of the network, a module that a forward pass
     does not meet exactly once, a network whose blocks are not known, and where no exit is left.
     """
-    chosen = list(dict.fromkeys(path for one in wanted for path in _matching(network, one)))
-    paths = chosen or default_paths(network)
-    met = _met(network, paths, example)
-    for path in paths:
+    chosen = paths(network, wanted, FLAG)
+    exits = chosen or default_paths(network)
+    met = _met(network, exits, example)
+    for path in exits:
         if met.count(path) != 1:
             raise UserError(
                 f"{FLAG} '{path}' takes part {met.count(path)} times in a forward pass: name a module that does once"
@@ -42,28 +42,19 @@ def exit_paths(network: nn.Module, wanted: Sequence[str], example: Tensor) -> li
     return met
 
 
-def _matching(network: nn.Module, pattern: str) -> list[str]:
-    if "*" not in pattern:
-        module_at(network, pattern, FLAG)
-        return [pattern]
-    form = re.compile(re.escape(pattern).replace(r"\*", r"[^.]+"))
-    found = [path for path, _ in network.named_modules() if form.fullmatch(path)]
-    if not found:
-        module_at(network, pattern, FLAG)
-    return found
-
-
 def default_paths(network: nn.Module) -> list[str]:
     """The blocks of networks that Stillroom, timm or torchvision know, or what a module's own `exits` names."""
     own = getattr(network, "exits", None)
     if isinstance(own, (list, tuple)) and own and all(isinstance(path, str) for path in own):
-        return [path for one in own for path in _matching(network, one)]
+        return paths(network, own, FLAG)
+    if isinstance(network, Around):
+        return [f"network.{path}" for path in default_paths(network.network)]
     if isinstance(network, CNN | MLP):
         return [path for path, part in network.named_children() if isinstance(part, nn.ReLU)]
     if isinstance(network, ResNet):
-        return [path for stage in network.stages for path in _matching(network, f"{stage}.*")]
+        return paths(network, [f"{stage}.*" for stage in network.stages], FLAG)
     if any(base.__module__ == "torchvision.models.resnet" for base in type(network).__mro__):
-        return [path for number in range(1, 5) for path in _matching(network, f"layer{number}.*")]
+        return paths(network, "layer[1-4].*", FLAG)
     entries = getattr(network, "feature_info", None)
     if isinstance(entries, list) and entries and all("module" in entry for entry in entries):
         return [entry["module"] for entry in entries]
@@ -73,14 +64,14 @@ def default_paths(network: nn.Module) -> list[str]:
     )
 
 
-def _met(network: nn.Module, paths: Sequence[str], example: Tensor) -> list[str]:
+def _met(network: nn.Module, exits: Sequence[str], example: Tensor) -> list[str]:
     """The paths in the order in which a forward pass of `example` leaves their modules."""
     met: list[str] = []
 
     def note(path: str):
         return lambda module, args, output: met.append(path)
 
-    handles = [module_at(network, path, FLAG).register_forward_hook(note(path)) for path in paths]
+    handles = [module_at(network, path, FLAG).register_forward_hook(note(path)) for path in exits]
     try:
         with quietly(network):
             network(example)

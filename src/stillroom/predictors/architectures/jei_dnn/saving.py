@@ -12,17 +12,9 @@ from stillroom.checkpoint import write_text
 from stillroom.data import ImageData
 from stillroom.errors import UserError
 from stillroom.models import build, load_student, read_config, save_student
+from stillroom.models.wrapping import Description
 from stillroom.predictors.architectures.jei_dnn.heads import Gates, Heads
 from stillroom.predictors.architectures.jei_dnn.network import EarlyExit, Settings
-
-
-def architecture_of(name: str, weights: str) -> str | None:
-    """The name that builds the backbone again; None where it is no network that Stillroom builds."""
-    if weights in ("", "pretrained"):
-        return name
-    folder = Path(weights)
-    found = read_config(folder / "student" if (folder / "student").is_dir() else folder).get("architecture")
-    return found if isinstance(found, str) else None
 
 
 def save(
@@ -30,7 +22,7 @@ def save(
     folder: Path,
     about: Mapping[str, Any],
     images: ImageData,
-    backbone: str | None,
+    backbone: Description | None,
     name: str,
 ) -> None:
     """Write `model.safetensors`, `config.json` and `README.md`."""
@@ -70,7 +62,7 @@ def load(folder: Path, module: nn.Module | None = None) -> EarlyExit:
         )
     if module is None:
         name = config.get("backbone")
-        if not isinstance(name, str):
+        if not isinstance(name, (str, dict)):
             raise UserError(
                 f"the backbone in '{folder}' is a network of your own: pass load(folder, module=backbone)"
             )

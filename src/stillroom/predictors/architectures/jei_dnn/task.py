@@ -21,6 +21,7 @@ from stillroom import metrics
 from stillroom.data import ImageData, Source
 from stillroom.errors import UserError, require
 from stillroom.models import check as check_network
+from stillroom.models.wrapping import describe
 from stillroom.optim import Recipe
 from stillroom.predictors.architectures.jei_dnn import saving
 from stillroom.predictors.architectures.jei_dnn.losses import conformal_sets
@@ -275,9 +276,7 @@ class EarlyExiting(Classification):
     def export(self, product: nn.Module, folder: Path, about: Mapping[str, Any]) -> None:
         """Write weights (backbone included), config and card to `folder`."""
         assert isinstance(product, EarlyExit)
-        own = "teacher" in self.given
-        backbone = None if own else saving.architecture_of(self.teacher, self.teacher_weights)
-        saving.save(product, folder, about, self.images, backbone, self.teacher_name)
+        saving.save(product, folder, about, self.images, describe(product.backbone), self.teacher_name)
 
     @classmethod
     def load(cls, folder: Path, module: nn.Module | None = None) -> EarlyExit:
