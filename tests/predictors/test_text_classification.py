@@ -174,7 +174,7 @@ def test_a_student_is_cut_out_of_the_teacher_that_was_taught() -> None:
     assert student.network.config.num_hidden_layers == 1
     assert same(student.network.bert.embeddings.state_dict(), taught.network.bert.embeddings.state_dict())
     assert all(p.requires_grad for p in student.parameters())
-    with pytest.raises(UserError, match="cut out of the teacher and there is none"):
+    with pytest.raises(UserError, match="is made of the teacher and --task.teacher is"):
         task(teacher="none", student="shrink:depth=0.5").check(0, teacher=False)
 
 

@@ -22,9 +22,10 @@ def shrink_text(network: nn.Module, depth: float, width: float, seed: int) -> nn
         )
     if not isinstance(network.network, MeanPooled):
         return shrink(network, depth, width, seed=seed)
-    whole = network.network
+    whole: MeanPooled = network.network
     backbone = shrink(whole.backbone, depth, width, seed=seed)
     with seeded(seed):
         made = MeanPooled(backbone, whole.head.out_features, whole.first)
     transplant(whole.head, made.head)
-    return Encoder(made, network.padding, network.separator).train()
+    separator = network.separator if isinstance(network, Encoder) else None
+    return Encoder(made, network.padding, separator).train()

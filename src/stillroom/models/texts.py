@@ -52,6 +52,7 @@ class Encoder(nn.Module):
 
     middle = "states"
     frozen: nn.Module | None
+    separator: int | None
 
     def __init__(self, network: nn.Module, padding: int = 0, separator: int | None = None) -> None:
         super().__init__()
