@@ -1,6 +1,6 @@
 """A step of `gkd` on a vocabulary of 32,000 tokens against TRL's trainers: time, memory, the same loss and weights.
 
-    python benchmarks/language.py [--repetitions 7] [--beta 0.5] [--no-memory]
+    python benchmarks/language.py [--repetitions 7] [--beta 0.5] [--children 3] [--no-trainers]
 
 One small pair of Llama models, random tokens, all rows from the data (nothing is written), float32, SGD at a
 constant rate: every arm starts from the same weights and sees the same batches. The Engine's and TRL's whole
@@ -12,6 +12,8 @@ states and heads. Memory is what training adds to a process that has models and 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import tempfile
 from functools import lru_cache
 from typing import Any
@@ -33,7 +35,7 @@ from stillroom.predictors.parts.vocabularies import Link
 from stillroom.predictors.parts.vocabulary import Head, Mixing, Tokens, distilled
 from stillroom.teacher import Dense, Teacher
 
-VOCABULARY, LENGTH, BATCH, STEPS, LR = 32_000, 128, 4, 4, 0.1
+VOCABULARY, LENGTH, BATCH, STEPS, LR = 32_000, 128, 4, 3, 0.1
 STUDENT, TEACHER = (128, 2), (256, 2)
 """Width and layers."""
 TRL, OURS, LOGITS = "TRL GKDTrainer", "stillroom", "stillroom, ready logits"
@@ -164,7 +166,7 @@ def trl(watch: Stopwatch) -> nn.Module:
             output_dir=folder, per_device_train_batch_size=BATCH, max_steps=STEPS, learning_rate=LR, optim="sgd",
             lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.0, max_grad_norm=0.0, lmbda=0.0,
             beta=BETA[0], temperature=1.0, use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no",
-            disable_tqdm=True, gradient_checkpointing=False, bf16=False, dataloader_pin_memory=False,
+            disable_tqdm=True, log_level="error", gradient_checkpointing=False, bf16=False, dataloader_pin_memory=False,
         )  # fmt: skip
         trainer = InOrder(
             model=network(*STUDENT, seed=1), teacher_model=network(*TEACHER, seed=2), args=config,
@@ -172,7 +174,8 @@ def trl(watch: Stopwatch) -> nn.Module:
             train_dataset=Dataset.from_dict({"row": list(range(len(tokens)))}),
         )  # fmt: skip
         trainer.add_callback(timed(watch))
-        trainer.train()
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer.train()
     return trainer.model
 
 
@@ -274,12 +277,12 @@ def moved(made: nn.Module) -> float:
 
 
 def measure(
-    arms: dict[str, Arm], base: str, what: str, repetitions: int, memory: bool
+    arms: dict[str, Arm], base: str, what: str, repetitions: int, children: int
 ) -> list[dict[str, Any]]:
     """Times and memory of `arms`, and how far their outcomes are from that of `base`."""
     times, made = interleave(arms, repetitions)
     found = rows(times, base, STEPS if base == TRL else 1)
-    peaks = {name: peak_memory(__file__, f"{BETA[0]}/{name}") for name in arms} if memory else {}
+    peaks = {name: peak_memory(__file__, f"{BETA[0]}/{name}", children) for name in arms} if children else {}
     lines, kept = [], []
     for name, row in found.items():
         extra = peaks.get(name, {})
@@ -320,7 +323,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--beta", type=float, nargs="+", default=[0.0, 0.5])
-    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument(
+        "--children", type=int, default=3, help="processes that memory is measured in; 0: it is not"
+    )
+    parser.add_argument("--no-trainers", action="store_true", help="the losses alone")
     parser.add_argument("--memory", metavar="ARM", help="used by the benchmark itself")
     options = parser.parse_args()
     if options.memory:
@@ -333,8 +339,9 @@ def main() -> None:
         return
     found = []
     for BETA[0] in options.beta:
-        found += measure(trainers(), TRL, "a step", options.repetitions, not options.no_memory)
-        found += measure(losses(), LOSSES[0], "the loss alone", options.repetitions, not options.no_memory)
+        if not options.no_trainers:
+            found += measure(trainers(), TRL, "a step", options.repetitions, options.children)
+        found += measure(losses(), LOSSES[0], "the loss alone", options.repetitions, options.children)
     save("language", found)
 
 

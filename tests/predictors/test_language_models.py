@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from stillroom.method import Batch, Method
 from stillroom.models.text_names import build_causal
 from stillroom.predictors.language_modelling import LanguageModelling
 from stillroom.predictors.language_models import GKD, NextToken, SequenceKD
-from stillroom.predictors.parts.language_scores import text_bytes
+from stillroom.predictors.parts.language_scores import on_own_text, text_bytes
+from stillroom.predictors.parts.sampling import Sampling, sampled
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
 from stillroom.teaching import teach
@@ -337,6 +339,22 @@ def test_scores_are_what_they_are_called(task: LanguageModelling) -> None:
     )
     assert len(found["per_sample"]) == len(x)
     assert task.score(task.make_teacher().module, "test", Runtime()).get("agreement") is None
+
+
+def test_the_divergence_on_own_texts_is_that_of_its_own_texts(task: LanguageModelling) -> None:
+    """By the definition, over texts written here; of a student that is its teacher it is 0."""
+    student = task.make_student(0)
+    x, _ = task.rows("test")
+    prompts, numbers = x[:, :6], torch.rand(len(x), 24, generator=torch.Generator().manual_seed(0))
+    rows = sampled(student, prompts, numbers, Sampling(), (task.tokens.eos_token_id,), 24)
+    wanted = rows[:, 6:] != -1
+    with torch.no_grad():
+        s, t = (
+            m(rows)[:, 5:-1][wanted].log_softmax(-1) for m in (student.eval(), task.make_teacher().module)
+        )
+    right = float((s.exp() * (s - t)).sum(-1).mean())
+    assert task.score(student, "test", Runtime())["kl_on_own_text"] == pytest.approx(right, abs=1e-5)
+    assert abs(on_own_text(task, copy.deepcopy(task.make_teacher().module), Runtime())) < 1e-6
 
 
 def test_a_student_is_left_as_transformers_reads_it(task: LanguageModelling, tmp_path: Path) -> None:

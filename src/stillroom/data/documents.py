@@ -164,7 +164,7 @@ def _open_name(data: str | Path, columns: Columns) -> Opened:
         raise UserError(
             f"data folder '{data}' does not exist: pass --task.data with a folder, a hub name, {names}"
         )
-    return _open_tables(tables.load_hub(data, " or ".join(map(repr, BUILT_IN))), columns, data)
+    return _open_tables(tables.load_hub(data, built_in=" or ".join(map(repr, BUILT_IN))), columns, data)
 
 
 def _help_topics(most: int = 4000) -> list[str]:

@@ -33,7 +33,7 @@ from stillroom.teacher import Teacher
 SUBSET = 61
 """Keeps the seed of the student's rows apart from all others."""
 
-ROWS_SEEN = 96
+ROWS_SEEN = 128
 """Of the built-in text: on all of it a student of this size has little to learn from its teacher."""
 
 
@@ -49,22 +49,22 @@ class LanguageModelling(Task):
     """pydoc (Python's help topics), a folder or file of texts or tables, or the name of a set on the hub."""
     tokenizer: str = "auto"
     """characters, bpe:N, a folder or hub name; auto: the student's own, else the teacher's, else characters."""
-    teacher: str = "gpt:128x4"
+    teacher: str = "gpt:96x2"
     """gpt:WIDTHxLAYERS or llama:WIDTHxLAYERS, trained here; a folder or transformers:NAME, as it is; or none."""
-    student: str = "gpt:48x2"
+    student: str = "gpt:64x2"
     """Likewise; config:FOLDER takes no weights, shrink:depth=0.5,width=0.5 is cut out of the teacher."""
     teacher_weights: str = ""
     """Folder of an earlier run; empty: train the teacher here, or take its folder's weights."""
     text_column: str | None = None
     """Column of the texts, or PROMPTS,COMPLETIONS; None finds it."""
-    length: int = 128
+    length: int = 64
     """Tokens a row, >= 2."""
     packing: Literal["none", "blocks", "documents"] = "blocks"
     """A text a row, one stream cut into rows, or whole texts packed into rows that do not see each other."""
     train_samples: int | None = None
     """Training texts to use; None for all."""
     student_samples: int | None = None
-    """How many rows the student sees; the teacher sees all. None: all, but of the built-in text 96."""
+    """How many rows the student sees; the teacher sees all. None: all, but of the built-in text 128."""
     split_seed: int = 0
     """Seed of the splits that the data do not come with."""
     subset_seed: int = 0
@@ -258,12 +258,12 @@ class LanguageModelling(Task):
             return
         if self.teacher == "none" and "teacher" not in self.given and not self.teacher_weights:
             raise UserError(
-                "this method needs a teacher and --task.teacher is 'none': pass gpt:128x4 or a folder"
+                "this method needs a teacher and --task.teacher is 'none': pass gpt:96x2 or a folder"
             )
         language_scores.check(self._outside_teacher(), "teacher", 1)
 
     def score(self, product: nn.Module, split: str, runtime: Runtime) -> dict[str, Any]:
-        """Nats a token, bits a byte, accuracy, and how often the teacher's first choice is the product's."""
+        """Nats a token, bits a byte, accuracy; beside a teacher, how far from it, on the split and on own texts."""
         return language_scores.score(self, product, split, runtime)
 
     def cost(self, product: nn.Module) -> dict[str, float]:

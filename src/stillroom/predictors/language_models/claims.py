@@ -24,6 +24,7 @@ def arms() -> dict[str, Method]:
         "seq-kd": SequenceKD(share=0.5),
         "gkd on data": GKD(on_policy=0.0),
         "gkd": GKD(),
+        "gkd, all its own": GKD(on_policy=1.0),
         "gkd, reverse": GKD(beta=1.0),
         "gkd, JSD": GKD(beta=0.5),
     }
@@ -32,6 +33,9 @@ def arms() -> dict[str, Method]:
 RULES = (
     Rule("gkd", "next-token"),
     Rule("gkd", "gkd on data"),
+    Rule("gkd", "gkd on data", headline=False, metric="kl_on_own_text"),
+    Rule("gkd, all its own", "gkd on data", headline=False, metric="kl_on_own_text"),
+    Rule("gkd", "gkd, all its own", headline=False),
     Rule("gkd", "seq-kd", headline=False),
     Rule("gkd on data", "next-token", headline=False),
     Rule("gkd", "gkd, reverse", headline=False),
@@ -49,7 +53,7 @@ def on_help() -> Claim:
         arms=arms(),
         rules=RULES,
         seeds=5,
-        notes="Python's help topics by character; the student sees 96 rows of 128, its teacher all of them.",
+        notes="Python's help topics by character; the student sees 128 rows of 64, its teacher all of them.",
     )
 
 
@@ -68,7 +72,7 @@ def on_shakespeare() -> Claim:
         rules=RULES,
         seeds=5,
         data="tiny_shakespeare",
-        notes="A character a token; the teacher learns from a million characters, the student from 32,000 of them.",
+        notes="A character a token; the teacher learns from a million characters, the student from 16,000 of them.",
     )
 
 
@@ -76,8 +80,6 @@ def shakespeare() -> LanguageModelling:
     """The character models of the claim."""
     return LanguageModelling(
         data="tiny_shakespeare",
-        teacher="gpt:128x4",
-        student="gpt:64x2",
         student_samples=256,
         teacher_steps=1500,
         vary_teacher=False,

@@ -44,11 +44,11 @@ class GKD(LanguageMethod):
     """Weight of the teacher's term, in [0, 1]; the labels get 1 - alpha."""
     temperature: float = 1.0
     """Temperature of both softmaxes, > 0."""
-    on_policy: float = 0.5
+    on_policy: float = 0.25
     """Share of rows that the student writes itself, in [0, 1]: lambda of algorithm 1."""
     prompt: int = 16
     """Tokens of a row that it goes on from, where the data have no prompts, >= 1."""
-    new_tokens: int = 64
+    new_tokens: int = 48
     """Most tokens that it writes, up to the task's length, >= 1."""
     sample_temperature: float = 1.0
     """Temperature that it writes at, > 0."""

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from stillroom.data.texts import IGNORED
 from stillroom.errors import UserError, reason
 from stillroom.models.probing import quietly
+from stillroom.predictors.parts.divergences import Divergence
 from stillroom.predictors.parts.heads import headed, scores
+from stillroom.predictors.parts.prompts import prompt_sizes, prompts_of, targets_of
+from stillroom.predictors.parts.sampling import Sampling, sampled
 from stillroom.predictors.parts.vocabularies import link, width_of
 from stillroom.predictors.parts.vocabulary import blocks
 from stillroom.runtime import Runtime
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 ROWS = 64
 """Rows that are read at a time."""
+WRITTEN = 48
+"""Texts that a model writes to be judged by its teacher."""
 
 
 class Reader(nn.Module):
@@ -77,9 +82,42 @@ def score(task: LanguageModelling, product: nn.Module, split: str, runtime: Runt
     if choices is not None:
         found["agreement"] = float((best == choices)[counts].double().mean())
     if split == "test":
+        if choices is not None and task.teacher_tokens is task.tokens and x.ndim == 2:
+            found["kl_on_own_text"] = on_own_text(task, product, runtime)
         some = counts.sum(-1) > 0
         found["per_sample"] = (nats.sum(-1)[some] / counts.sum(-1)[some]).tolist()
     return found
+
+
+def on_own_text(task: LanguageModelling, product: nn.Module, runtime: Runtime) -> float:
+    """KL(product || teacher) in nats a token, over texts that the product writes after beginnings of the test split.
+
+    What on-policy distillation lowers: how far from the teacher a model comes that reads what it wrote itself.
+    The beginnings and the numbers that tokens are drawn with are the same for every arm.
+    """
+    x, y = (part[:WRITTEN] for part in task.rows("test"))
+    sizes = prompt_sizes(x, y, task.length // 4).clamp_max(task.length - 1)
+    numbers = torch.rand(len(x), task.length, generator=torch.Generator().manual_seed(0)).to(runtime.device)
+    stop = task.tokens.eos_token_id
+    device = runtime.device
+    rows = sampled(
+        product,
+        prompts_of(x, sizes).to(device),
+        numbers,
+        Sampling(),
+        () if stop is None else (stop,),
+        task.length,
+    )
+    counts = targets_of(rows, sizes.to(device)).flatten() != IGNORED
+    both = []
+    for model in (product, task.make_teacher().to(device).module):
+        with quietly(model):
+            both.append(scores(model, rows, headed(model)))
+    total = 0.0
+    for (part, own), (_, said) in zip(blocks(both[0]), blocks(both[1]), strict=True):
+        each = Divergence(1.0)(own, said)[0]
+        total += float(each[counts[part]].double().sum())
+    return total / max(1, int(counts.sum()))
 
 
 def first_choices(task: LanguageModelling, split: str, runtime: Runtime) -> Tensor | None:

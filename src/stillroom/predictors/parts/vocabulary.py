@@ -144,7 +144,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         slopes, ctx.slopes = ctx.slopes, None
         if slopes is None:
             raise RuntimeError("the gradient of a vocabulary loss can be asked for once")
