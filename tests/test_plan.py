@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stillroom.data import TensorSource
-from stillroom.plan import Feeder, Plan
+from stillroom.plan import Feeder, Plan, view_of
 
 SPLITS = list(itertools.product([1, 2, 3, 5, 9], [1, 2, 3, 7]))
 """Numbers of processes and of micro-batches."""
@@ -138,6 +138,17 @@ def test_a_view_belongs_to_an_epoch_of_a_run() -> None:
 
     assert view(0, 0) == view(0, 1)
     assert len({view(0, 0), view(0, 2), view(1, 0)}) == 3
+    assert (view(0, 0), view(0, 3), view(1, 2)) == (view_of(0, 0), view_of(0, 1), view_of(1, 1))
+
+
+def test_one_sample_of_one_epoch_is_replayed_alone() -> None:
+    plan = Plan(37, 8, 3, 5)
+    feeding = feeder(plan, parts=2, moving=True)
+    for step in (14, 0, 7):
+        for batch in feeding.batches(step)[0]:
+            for image, label, i in zip(batch.x, batch.y, batch.index.tolist(), strict=True):
+                x, y = source(37, moving=True).fetch(torch.tensor([i]), view_of(5, step // 5))
+                assert torch.equal(x[0], image) and y is not None and int(y) == int(label)
 
 
 def test_what_a_sample_looks_like_does_not_depend_on_the_cut() -> None:

@@ -61,6 +61,15 @@ class Plan:
         return start, min(start + self.size, self.samples)
 
 
+def view_of(seed: int, epoch: int) -> int:
+    """The view of epoch `epoch` of a run with seed `seed`: `source.fetch(ids, view_of(seed, epoch))` replays it.
+
+    What a sample then looks like is a function of (seed, epoch, id), whatever else is fetched beside it. A source
+    that is fixed looks the same in every view, and its batches carry none.
+    """
+    return seed_of(seed, VIEW, epoch)
+
+
 def _share(rows: int, which: int, ways: int) -> tuple[int, int]:
     """First and one past the last of the rows that fall to `which` when `rows` are cut into `ways` even parts."""
     size, more = divmod(rows, ways)
@@ -93,7 +102,7 @@ class Feeder:
         return [self._batch(ids, rows, clock) for rows in cuts or [slice(0, 1)]], bool(cuts)
 
     def _batch(self, ids: torch.Tensor, rows: slice, clock: Clock) -> Batch:
-        view = None if self.source.fixed else seed_of(self.plan.seed, VIEW, clock.epoch)
+        view = None if self.source.fixed else view_of(self.plan.seed, clock.epoch)
         index = ids[rows]
         x, y = self.source.fetch(index, view)
         noise = Noise(
