@@ -25,6 +25,8 @@ class Plan:
     seed: int
     limit: int = 0
     """Steps of the whole run; 0: as many as `epochs` make."""
+    views: int = 0
+    """Augmented views that come round: epoch e has that of epoch e mod `views`; 0: one of its own."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -39,6 +41,10 @@ class Plan:
     def clock(self, step: int) -> Clock:
         """What a method is told of the time."""
         return Clock(step, self.steps, step // self.steps_per_epoch, -(-self.steps // self.steps_per_epoch))
+
+    def view(self, epoch: int) -> int:
+        """The augmentation of that epoch."""
+        return view_of(self.seed, epoch % self.views if self.views else epoch)
 
     def order(self, epoch: int) -> torch.Tensor:
         """The ids of all samples [samples] in the order of that epoch."""
@@ -102,7 +108,7 @@ class Feeder:
         return [self._batch(ids, rows, clock) for rows in cuts or [slice(0, 1)]], bool(cuts)
 
     def _batch(self, ids: torch.Tensor, rows: slice, clock: Clock) -> Batch:
-        view = None if self.source.fixed else view_of(self.plan.seed, clock.epoch)
+        view = None if self.source.fixed else self.plan.view(clock.epoch)
         index = ids[rows]
         x, y = self.source.fetch(index, view)
         noise = Noise(
