@@ -90,6 +90,20 @@ def seen(names: list[str], folder: Path) -> None:
         _leave({"ids": gathered, "own": torch.tensor(shown)}, folder / f"{names[0]}.safetensors")
 
 
+def kept_answers(names: list[str], folder: Path) -> None:
+    """A run that makes its teacher's answers, or reads them; how many samples each process's teacher was asked."""
+    import torch
+
+    import test_kept as t
+    from stillroom.runtime import Runtime
+
+    for name in names:
+        task = t.Taught(moving=name.endswith("moving"))
+        weights = t.fitted(t.RUN, task)
+        asked = Runtime().gather_rows(torch.tensor([task.asked.asked]))
+        _leave({**weights, "asked": asked}, folder / f"{name}.safetensors")
+
+
 def _leave(tensors: dict[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -21,9 +21,11 @@ import torch
 import tyro
 from torch import Tensor
 
-from stillroom import checkpoint
+from stillroom import checkpoint, keeping
+from stillroom.answers import Kept
 from stillroom.errors import Interrupted, NonFinite, UserError, require
 from stillroom.history import History
+from stillroom.keeping import Where
 from stillroom.method import Ask, Mean, Method, Result, Update, Updates
 from stillroom.optim import Player, Recipe, all_finite
 from stillroom.plan import BIND, GLOBAL, Feeder, Plan
@@ -66,8 +68,16 @@ class Engine:
     """Precision of forward passes; weights and optimizer state stay float32."""
     compile: bool = False
     """Compile the players with torch.compile; pays only after thousands of steps."""
-    keep_teacher: bool = True
-    """Ask the teacher once about data that are not augmented, and keep its answers in memory."""
+    keep_teacher: Where = "memory"
+    """Ask the teacher once about each sample: of data as they are, in memory; on disk, also of every augmented view."""
+    keep_top_k: int = 0
+    """Scores of an answer that are kept, the largest, with the mass of the rest; 0 keeps all."""
+    keep_precision: Kept = "float16"
+    """Precision of the answers on disk."""
+    keep_limit: float = 20.0
+    """GiB that the answers of a fit may take; more are refused on disk, and not kept in memory."""
+    keep_views: int = 0
+    """Views of augmented data, which then come round and repeat (other data than without); 0: a new one an epoch."""
     log_every: int = 20
     """Steps between rows of metrics, >= 1."""
     evaluate_every: int = 1
@@ -87,6 +97,7 @@ class Engine:
             require(f"--engine.{name.replace('_', '-')}", getattr(self, name), 0)
         require("--engine.checkpoint-seconds", self.checkpoint_seconds, 0, ends="(]")
         self.recipe.check()
+        keeping.check(self)
 
     def quick(self) -> Engine:
         """A copy that trains for a moment, for tests and trials."""
@@ -118,7 +129,7 @@ class _Fit:
         self.engine, self.method, self.task, self.seed = engine, method, task, seed
         self.runtime = runtime = Runtime(engine.precision)
         source = method.source(task)
-        self.plan = Plan(len(source), engine.batch_size, engine.epochs, seed, engine.steps)
+        self.plan = Plan(len(source), engine.batch_size, engine.epochs, seed, engine.steps, engine.keep_views)
         cut = (runtime.rank, runtime.size, engine.accumulate)
         self.feeder = Feeder(self.plan, source, *cut, runtime.device, engine.workers)
         self.weighted = engine.accumulate > 1 or runtime.size > 1
@@ -130,9 +141,9 @@ class _Fit:
         self.step, self.seconds_before = 0, 0.0
         self.began = self.saved_at = time.perf_counter()
         self.last_good: Path | None = None
-        self._set_up(source.fixed)
+        self._set_up(keeping.chosen(engine, self.plan, source, task))
 
-    def _set_up(self, fixed: bool) -> None:
+    def _set_up(self, keep: keeping.Keep | None) -> None:
         method, device = self.method, self.runtime.device
         with seeded(seed_of(self.seed, BIND)):
             method.bind(self.task, self.seed)
@@ -150,8 +161,9 @@ class _Fit:
         teacher = getattr(method, "teacher", None)
         if teacher is not None:
             teacher.to(device)
-            if self.engine.keep_teacher and fixed:
-                teacher.keep(self.feeder.source, self.engine.batch_size)
+            teacher.forget()  # What an earlier fit had kept is about its samples.
+            if keep is not None:
+                teacher.keep(self.feeder.source, self.engine.batch_size, keep)
 
     # -- the loop ---------------------------------------------------------------------------------------------
 

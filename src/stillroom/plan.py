@@ -26,6 +26,8 @@ class Plan:
     seed: int
     limit: int = 0
     """Steps of the whole run; 0: as many as `epochs` make."""
+    views: int = 0
+    """Augmented views that come round: epoch e has that of epoch e mod `views`; 0: one of its own."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -40,6 +42,10 @@ class Plan:
     def clock(self, step: int) -> Clock:
         """What a method is told of the time."""
         return Clock(step, self.steps, step // self.steps_per_epoch, -(-self.steps // self.steps_per_epoch))
+
+    def view(self, epoch: int) -> int:
+        """The augmentation of that epoch."""
+        return view_of(self.seed, epoch % self.views if self.views else epoch)
 
     def order(self, epoch: int) -> torch.Tensor:
         """The ids of all samples [samples] in the order of that epoch."""
@@ -131,7 +137,7 @@ class Feeder:
             self._orders = dict(list(self._orders.items())[-1:]) | {epoch: self.plan.order(epoch)}
         start, end = self.plan.rows(step)
         cuts = self.plan.cut(step, self.rank, self.ranks, self.parts)
-        view = None if self.fixed else view_of(self.plan.seed, epoch)
+        view = None if self.fixed else self.plan.view(epoch)
         return self._orders[epoch][start:end], cuts or [slice(0, 1)], view, bool(cuts)
 
     def _asks(self, step: int) -> list[Ask]:

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -26,8 +26,13 @@ TRACELESS = (
     "checkpoint_every",
     "checkpoint_seconds",
     "keep_checkpoints",
+    "keep_teacher",
+    "keep_top_k",
+    "keep_precision",
+    "keep_limit",
+    "keep_views",
 )
-"""Options of the Engine that leave no trace in the weights."""
+"""Options of the Engine that leave no trace in a teacher's weights."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,9 @@ def train_once(
     job: TeacherJob, folder: Path | None = None, watcher: Callable[[], Watcher] = Watcher
 ) -> tuple[nn.Module, Taught]:
     """The network that `job` trains: from the cache, or trained now and then kept."""
+    job = replace(
+        job, engine=replace(job.engine, keep_views=0)
+    )  # the student's views come round, not its own
     place = cache() / "teachers" / digest(_key(job))
     job.method.bind(job.task, job.seed)
     network = job.method.product()

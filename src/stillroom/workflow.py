@@ -20,6 +20,7 @@ from stillroom.config import differences, flag_of, to_plain
 from stillroom.engine import Engine
 from stillroom.errors import UserError
 from stillroom.fitter import Fitter, Watch, unwatched
+from stillroom.keeping import foresee
 from stillroom.method import Method, Result
 from stillroom.reports.run_page import write_run_page
 from stillroom.run import RESULT, Run
@@ -68,6 +69,7 @@ class Job:
             trial = copy.copy(self.method)
             trial.bind(self.task, self.seed)
             trial.unbind()
+        foresee(self.engine, self.task, self.method)
 
 
 def execute(
@@ -149,10 +151,11 @@ class _Work:
     def distil(self) -> Any:
         """Run the method; returns its product."""
         result = self._fit(self.job.method, ".")
-        self.costs["distilled student"] = result.seconds
         teacher = getattr(self.job.method, "teacher", None)  # a method of stages has none itself
+        keeping = 0.0 if teacher is None else teacher.kept_seconds
+        self.costs["distilled student"] = result.seconds - keeping
         if teacher is not None:
-            self.costs["bytes kept"] = teacher.kept_bytes
+            self.costs |= {"keeping the teacher's answers": keeping, "bytes kept": teacher.kept_bytes}
         self._score(self.job.method.name, "student", ".", result)
         return result.product
 

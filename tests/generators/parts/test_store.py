@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from stillroom import store as module
 from stillroom.errors import UserError
-from stillroom.generators.parts import store as module
 from stillroom.generators.parts.store import StoreSource, kept_store
 
 
