@@ -92,6 +92,15 @@ class Feeder:
         cuts = self.plan.cut(step, self.rank, self.ranks, self.parts)
         return [self._batch(ids, rows, clock) for rows in cuts or [slice(0, 1)]], bool(cuts)
 
+    def fillers(self, step: int, there: int) -> list[Batch]:
+        """What a process with `there` micro-batches lacks to have as many as the others; they do not count.
+
+        Processes must ask a network equally often where they hold shards of it, and log as many losses.
+        """
+        most = len(self.plan.cut(step, 0, self.ranks, self.parts))
+        clock, (start, end) = self.plan.clock(step), self.plan.rows(step)
+        return [self._batch(self._order[start:end], slice(0, 1), clock) for _ in range(most - there)]
+
     def _batch(self, ids: torch.Tensor, rows: slice, clock: Clock) -> Batch:
         view = None if self.source.fixed else seed_of(self.plan.seed, VIEW, clock.epoch)
         index = ids[rows]
