@@ -19,8 +19,15 @@ from stillroom.facts import versions
 from stillroom.runtime import Runtime
 from stillroom.task import Task, TeacherJob
 
-TRACELESS = ("log_every", "evaluate_every", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints")
-"""Options of the Engine that leave no trace in the weights."""
+TRACELESS = (
+    "shard",
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+    "checkpoint_seconds",
+    "keep_checkpoints",
+)
+"""Options of the Engine that leave no trace in the weights, or none but the order of a sum."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def train_once(
     job: TeacherJob, folder: Path | None = None, watcher: Callable[[], Watcher] = Watcher
 ) -> tuple[nn.Module, Taught]:
     """The network that `job` trains: from the cache, or trained now and then kept."""
-    place = cache() / "teachers" / digest(_key(job))
+    place = place_of(job)
     job.method.bind(job.task, job.seed)
     network = job.method.product()
     if (place / "about.json").is_file():
@@ -71,6 +78,11 @@ def train_once(
         _keep(place, job, result.product, result.seconds)
     runtime.barrier()
     return result.product, Taught(result.seconds, kept=False)
+
+
+def place_of(job: TeacherJob) -> Path:
+    """The folder that the teacher is kept in once it is trained."""
+    return cache() / "teachers" / digest(_key(job))
 
 
 def _key(job: TeacherJob) -> dict[str, object]:
