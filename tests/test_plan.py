@@ -166,3 +166,18 @@ def test_going_back_an_epoch_gives_the_same_batches() -> None:
     forward = [one.batches(step)[0][0].index for step in range(plan.steps)]
     assert all(torch.equal(one.batches(step)[0][0].index, forward[step]) for step in (14, 3, 7, 0))
     assert torch.equal(feeder(plan).batches(7)[0][0].index, forward[7])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_all_processes_have_as_many_micro_batches_with_their_fillers(ranks: int, parts: int) -> None:
+    plan = Plan(37, 8, 1, 0)
+    for step in range(plan.steps):
+        counts = []
+        for rank in range(ranks):
+            one = feeder(plan, rank, ranks, parts)
+            there = len(one.batches(step)[0])
+            fillers = one.fillers(step, there)
+            assert all(len(batch) == 1 for batch in fillers)
+            counts.append(there + len(fillers))
+        assert len(set(counts)) == 1

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stillroom.errors import UserError
+from stillroom.sharding import local, own_part
 
 PREFIX = "step-"
 
@@ -60,7 +61,7 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Copy `state` into the module in place; UserError where names or shapes do not fit."""
+    """Copy `state`, whole, into the module in place; UserError where names or shapes do not fit."""
     own = weights(module)
     if set(own) != set(state):
         odd = sorted(set(own) ^ set(state))[0]
@@ -70,7 +71,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: Path) -
             if value.shape != state[key].shape:
                 shapes = f"{tuple(state[key].shape)}, the network's is {tuple(value.shape)}"
                 raise UserError(f"'{key}' in '{source}' has shape {shapes}: resume with the same networks")
-            value.copy_(state[key])
+            local(value).copy_(own_part(value, state[key]))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -6,10 +6,8 @@ differs. What is concluded comes from the interval of the paired differences and
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +22,7 @@ from stillroom.stats import combined, paired_interval, verdict
 if TYPE_CHECKING:
     from stillroom.engine import Engine
     from stillroom.method import Method
-    from stillroom.task import Task
+    from stillroom.task import Task, TeacherJob
 
 Cell = dict[str, Any]
 """One arm at one seed: {"score": float, "test": {...}, "seconds": float}."""
@@ -101,17 +99,45 @@ class Grid:
 
     def cells(self, seed: int) -> dict[str, Cell]:
         """All arms at one seed."""
-        return {arm: self._cell(arm, seed) for arm in self.arms}
+        return {arm: self.cell(arm, seed) for arm in self.arms}
 
-    def _cell(self, arm: str, seed: int) -> Cell:
-        place = self.store / f"{arm}-{seed}.json" if self.store else None
-        if place and place.is_file():
-            return read_json(place)
-        cell = _measure(self.arms[arm], self.task.paired(seed), self.engine, seed)
-        if place:
+    def cell(self, arm: str, seed: int) -> Cell:
+        """One arm at one seed: from the store, or measured now and then stored."""
+        cell = self.stored(arm, seed)
+        if cell is None:
+            cell = _measure(*self.checked(arm, seed), self.engine, seed)
+            self.keep(arm, seed, cell)
+        return cell
+
+    def checked(self, arm: str, seed: int) -> tuple[Method, Task]:
+        """The method and the task of a cell; UserError where they cannot work."""
+        method, task = self.arms[arm].variant(), self.task.paired(seed)
+        method.check()
+        task.check(seed, method.uses_teacher)
+        return method, task
+
+    def stored(self, arm: str, seed: int) -> Cell | None:
+        """The cell, where it was measured before."""
+        place = self._place(arm, seed)
+        return read_json(place) if place and place.is_file() else None
+
+    def keep(self, arm: str, seed: int, cell: Cell) -> None:
+        """Store a cell, once and by one rename."""
+        place = self._place(arm, seed)
+        if place and not place.is_file():
             place.parent.mkdir(parents=True, exist_ok=True)
             write_json(place, cell)
-        return cell
+
+    def _place(self, arm: str, seed: int) -> Path | None:
+        return self.store / f"{arm}-{seed}.json" if self.store else None
+
+    def teacher(self, arm: str, seed: int) -> TeacherJob | None:
+        """The training of the teacher that a cell waits for; None where it needs none or finds it kept."""
+        from stillroom.teaching import place_of
+
+        method, task = self.arms[arm], self.task.paired(seed)
+        job = task.teacher_job(self.engine) if method.uses_teacher or task.derived else None
+        return None if job is None or (place_of(job) / "about.json").is_file() else job
 
 
 def _measure(method: Method, task: Task, engine: Engine, seed: int) -> Cell:
@@ -120,9 +146,6 @@ def _measure(method: Method, task: Task, engine: Engine, seed: int) -> Cell:
     from stillroom.runtime import Runtime
     from stillroom.teaching import teach
 
-    method = method.variant()
-    method.check()
-    task.check(seed, method.uses_teacher)
     if method.uses_teacher or task.derived:
         teach(task, engine, None, Watcher)
     engine = replace(engine, evaluate_every=0)
@@ -132,43 +155,38 @@ def _measure(method: Method, task: Task, engine: Engine, seed: int) -> Cell:
     return {"score": test[task.metric], "test": scalars, "seconds": result.seconds}
 
 
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def measure(grid: Grid, workers: int = 1) -> Iterator[tuple[int, dict[str, Cell]]]:
+def measure(grid: Grid, workers: int = 1, ray: str = "") -> Iterator[tuple[int, dict[str, Cell]]]:
     """Measure all cells; yields (seed, cells) as seeds are finished, in any order.
 
-    Every cell runs on one thread, so that its bits do not depend on the number of workers. Raises what the first
-    failing cell raises.
+    With several `workers`, or the address of a Ray cluster, cells are spread over processes (see
+    `stillroom.spreading`). Every cell runs on one thread, so that its bits do not depend on where it runs. Raises
+    what the first failing cell raises.
     """
-    if workers == 1:
-        with _threads(1):
+    if workers == 1 and not ray:
+        with _one_thread():
             for seed in grid.seeds:
                 yield seed, grid.cells(seed)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _one_thread) as pool:
-        jobs = {pool.submit(grid.cells, seed): seed for seed in grid.seeds}
-        try:
-            for job in as_completed(jobs):
-                yield jobs[job], job.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    from stillroom.spreading import Processes, spread
+
+    if ray:
+        from stillroom.cluster import Cluster
+
+        yield from spread(grid, Cluster(ray, workers))
+    else:
+        yield from spread(grid, Processes(workers))
 
 
 # -- concluding -----------------------------------------------------------------------------------------------
@@ -256,13 +274,18 @@ def store_for(arms: Mapping[str, Method], task: Task, engine: Engine) -> Path:
 
 
 def prove(
-    claim: Claim, root: Path | None, workers: int, seeds: Sequence[int], seen: Callable[[int], None]
+    claim: Claim,
+    root: Path | None,
+    workers: int,
+    seeds: Sequence[int],
+    seen: Callable[[int], None],
+    ray: str = "",
 ) -> Cell:
     """Run a claim and return its entry of the evidence; `seen` is called with each finished seed."""
     there = claim.at(root)
     grid = Grid(there.arms, there.task, there.engine, seeds, store_for(there.arms, there.task, there.engine))
     cells: dict[int, dict[str, Cell]] = {}
-    for seed, row in measure(grid, workers):
+    for seed, row in measure(grid, workers, ray):
         cells[seed] = row
         seen(seed)
     return {

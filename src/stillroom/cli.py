@@ -10,6 +10,7 @@ import difflib
 import os
 import shlex
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ Distillation, in every sense of the word: seventy-six published systems behind o
 `stillroom COMMAND --help` tells the options; `stillroom run METHOD --help` those of a method.
 Start with: stillroom run nkd
 """
+
+PATIENCE = 10.0
+"""Seconds that a process which is not the main one waits before it says why it failed."""
 
 
 @dataclass
@@ -63,16 +67,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception:
+        _let_main_speak()
+        raise
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"stillroom: warning: {message}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"stillroom: warning: {message}", file=sys.stderr)
 
 
 def _say(message: object, status: int) -> int:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"stillroom: {message}", file=sys.stderr)
+    _let_main_speak()
+    print(f"stillroom: {message}", file=sys.stderr)
     return status
+
+
+def _let_main_speak() -> None:
+    """Of several processes that fail, one says why: the launcher ends the others when the main one has.
+
+    One that waits longer than that failed alone, and speaks for itself.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(PATIENCE)
 
 
 def _dispatch(args: list[str]) -> int:

@@ -98,7 +98,8 @@ def _run(job: Job, out: Path, resume: bool, command: str) -> int:
     first = os.environ.get("RANK", "0") == "0"
     to = console()
     if resume and Run.open(out).finished:
-        to.print(f"run '{out}' is already finished")
+        if first:
+            to.print(f"run '{out}' is already finished")
         finished = Run.open(out)
     else:
         watch = (lambda arm: watcher(arm, to)) if first else unwatched
@@ -153,7 +154,9 @@ class Spread:
     first_seed: int = 0
     """The first of them."""
     workers: int = 1
-    """Processes, each on one thread."""
+    """Processes on this machine, each on one thread."""
+    ray: str = ""
+    """Ray cluster that does the work: an address, auto, or local (one of `workers` processes); empty: none."""
 
     def check(self) -> range:
         """The seeds; UserError for numbers out of range."""
@@ -187,7 +190,7 @@ def compare(args: list[str], command: str) -> int:
     to = console()
     cells = {}
     with _stoppable():
-        for seed, row in measure(grid, options.spread.workers):
+        for seed, row in measure(grid, options.spread.workers, options.spread.ray):
             cells[seed] = row
             to.print(f"seed {seed}: {len(cells)} of {len(seeds)} seeds done")
     rules = [Rule(b, a) for i, a in enumerate(names) for b in names[i + 1 :]]
@@ -218,7 +221,9 @@ class ClaimOptions:
     first_seed: int = 0
     """The first of them."""
     workers: int = 1
-    """Processes, each on one thread."""
+    """Processes on this machine, each on one thread."""
+    ray: str = ""
+    """Ray cluster that does the work: an address, auto, or local (one of `workers` processes); empty: none."""
     only: str = ""
     """The name of a single claim."""
     data_root: Path | None = None
@@ -285,7 +290,7 @@ def _prove(card: catalogue.Card, claim: Claim, options: ClaimOptions) -> None:
         done.append(seed)
         to.print(f"seed {seed}: {len(done)} of {number} seeds done")
 
-    entry = prove(claim, options.data_root, options.workers, seeds, seen)
+    entry = prove(claim, options.data_root, options.workers, seeds, seen, options.ray)
     entry["command"] = _command(card, claim, seeds)
     for table in comparison_tables(entry):
         to.print()

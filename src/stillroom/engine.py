@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -31,6 +31,7 @@ from stillroom.optim import Player, Recipe, all_finite
 from stillroom.plan import BIND, GLOBAL, Feeder, Plan
 from stillroom.runtime import Precision, Runtime, backward
 from stillroom.seeds import seed_of, seeded
+from stillroom.sharding import assemble, cut_networks, explained, gathered, graph_leaves
 from stillroom.task import Task
 from stillroom.window import Window
 
@@ -68,6 +69,8 @@ class Engine:
     """Precision of forward passes; weights and optimizer state stay float32."""
     compile: bool = False
     """Compile the players with torch.compile; pays only after thousands of steps."""
+    shard: Literal["no", "players", "all"] = "no"
+    """Cut the trained networks, or the teacher as well, into one shard a process (FSDP2); alone, nothing is cut."""
     keep_teacher: Where = "memory"
     """Ask the teacher once about each sample: of data as they are, in memory; on disk, also of every augmented view."""
     keep_top_k: int = 0
@@ -152,13 +155,15 @@ class _Fit:
         odd = sorted(set(recipes) - set(modules))
         if odd:
             raise ValueError(f"method '{method.name}' has a recipe for '{odd[0]}', which is no player of it")
+        teacher = getattr(method, "teacher", None)
+        self.sharded = cut_networks(method.name, modules, teacher, self.engine, self.runtime)
         for module in modules.values():
             module.to(device).train()
         self.players = {n: Player(n, m, recipes.get(n, self.engine.recipe)) for n, m in modules.items()}
-        if self.engine.compile:
+        self.leaves = {n: graph_leaves(m) for n, m in modules.items()}
+        if self.engine.compile and not self.sharded:
             for module in modules.values():
                 module.compile()
-        teacher = getattr(method, "teacher", None)
         if teacher is not None:
             teacher.to(device)
             teacher.forget()  # What an earlier fit had kept is about its samples.
@@ -177,6 +182,8 @@ class _Fit:
                     self._train()
                     self._look_after(stop)
             self._swap_averages()
+            for network in self.sharded.values():
+                assemble(network, self.runtime.device)
             return Result(self.method.product(), self._seconds(), self.step)
         finally:
             self.feeder.close()
@@ -187,40 +194,45 @@ class _Fit:
         """One step: the generators of all micro-batches in lockstep, each to its i-th yield before any goes on."""
         self.runtime.seed(seed_of(self.seed, GLOBAL, self.step, self.runtime.rank))
         batches, counts = self.feeder.batches(self.step)
-        flows = [self.method.updates(self.runtime.place(batch)) for batch in batches]
+        fillers = self.feeder.fillers(self.step, len(batches))
+        counted = [counts] * len(batches) + [False] * len(fillers)
+        flows = [self.method.updates(self.runtime.place(batch)) for batch in [*batches, *fillers]]
         answer: Tensor | None = None
         while True:
-            asks = [self._ask(flow, answer, counts) for flow in flows]
+            asks = [self._ask(flow, answer, counts) for flow, counts in zip(flows, counted, strict=True)]
             first = self._agreed(asks)
             if first is None:
                 break
-            answer = self._mean(asks, counts) if isinstance(first, Mean) else self._update(asks, counts)
+            answer = self._mean(asks) if isinstance(first, Mean) else self._update(asks)
         self.step += 1
 
     def _ask(self, flow: Updates, answer: Tensor | None, counts: bool) -> Ask | None:
         """What one generator yields next; a loss goes backward at once, so that its graph is freed."""
-        try:
-            with self.runtime.autocast():
-                ask = flow.send(answer)
-        except StopIteration:
-            return None
-        if isinstance(ask, Update):
+        with explained(self.method.name, bool(self.sharded)):
+            try:
+                with self.runtime.autocast():
+                    ask = flow.send(answer)
+            except StopIteration:
+                return None
+            if not isinstance(ask, Update):
+                return ask if counts else Mean(ask.values[:0])
             self._vet(ask)
-            weight = float(ask.items if counts else 0) if self.weighted else float(ask.items > 0)
-            backward(ask, self.players[ask.player].parameters if len(self.players) > 1 else None, weight)
-        return ask
+            ask = ask if counts else replace(ask, items=0)
+            weight = float(ask.items if self.weighted else ask.items > 0)
+            backward(ask, self.leaves[ask.player] if len(self.players) > 1 else None, weight)
+            return ask
 
-    def _update(self, asks: list[Any], counts: bool) -> None:
+    def _update(self, asks: list[Any]) -> None:
         player = self.players[asks[0].player]
         if self.weighted:
-            items = sum(ask.items for ask in asks) if counts else 0
-            self.runtime.reduce_gradients(player.parameters, items)
-        player.step(self.step, self.plan.steps)
+            items = sum(ask.items for ask in asks)
+            self.runtime.reduce_gradients(player.uncut, items, player.take_gradients())
+        player.step(self.step, self.plan.steps, self.runtime.sum)
         self.runtime.average_buffers(player.module)
-        self.window.add(self.step, asks, counts)
+        self.window.add(self.step, asks, counts=True)
 
-    def _mean(self, asks: list[Any], counts: bool) -> Tensor:
-        return self.runtime.mean([ask.values for ask in asks], counts)
+    def _mean(self, asks: list[Any]) -> Tensor:
+        return self.runtime.mean([ask.values for ask in asks], counts=True)
 
     # -- what a method may not do -------------------------------------------------------------------------------
 
@@ -292,7 +304,8 @@ class _Fit:
 
     def _evaluate(self) -> dict[str, Any]:
         self._swap_averages()
-        score = self.task.score(self.method.product(), "validation", self.runtime)
+        with explained(self.method.name, bool(self.sharded)):
+            score = self.task.score(self.method.product(), "validation", self.runtime)
         self._swap_averages()
         numbers = {key: value for key, value in score.items() if isinstance(value, (int, float))}
         row = {"step": self.step, "epoch": self.step / self.plan.steps_per_epoch, "validation": numbers}
@@ -317,8 +330,9 @@ class _Fit:
         assert self.folder is not None
         self._finite(self.window.means(self.runtime.sum))
         for name, player in self.players.items():
-            if not all_finite(player.parameters):
+            if any(self.runtime.agree(not all_finite(player.parameters))):
                 self._stop_non_finite(f"a weight of player '{name}' is not finite at step {self.step}")
+        tensors = self._tensors()
         if self.runtime.main:
             state = {
                 "step": self.step,
@@ -328,7 +342,7 @@ class _Fit:
             }
             folder = self.folder / "checkpoints"
             keep = self.engine.keep_checkpoints
-            self.last_good = checkpoint.save(folder, self.step, self._tensors(), state, keep)
+            self.last_good = checkpoint.save(folder, self.step, tensors, state, keep)
         self.runtime.barrier()
         self.saved_at = time.perf_counter()
 
@@ -338,7 +352,7 @@ class _Fit:
             files[name] = checkpoint.weights(player.module)
             files[f"{name}.ema"] = player.ema_state()
             files[f"{name}.optimizer"] = player.state()
-        return files
+        return {stem: gathered(tensors, self.runtime.main) for stem, tensors in files.items()}
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint, or start clean where there is none."""

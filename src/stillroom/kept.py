@@ -181,7 +181,12 @@ class Keeper:
         if own is not None and not (folder / ABOUT).is_file() and not self._settled(own, view, device):
             return False
         store = filled(
-            folder, count, self._block, lambda rows: self._rows(rows, view, device), "answers", {**self._key, "view": view}
+            folder,
+            count,
+            self._block,
+            lambda rows: self._rows(rows, view, device),
+            "answers",
+            {**self._key, "view": view},
         )
         if own is not None:
             self._see_answers(store, own)

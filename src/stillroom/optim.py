@@ -6,7 +6,7 @@ Optimizers are torch's own, fused: a wrapper around them costs more than a small
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.errors import UserError, require
+from stillroom.sharding import cut_as, is_cut, local, own_part
 
 
 @dataclass(frozen=True)
@@ -95,23 +96,40 @@ class Recipe:
 
 
 class Player:
-    """One trained network with its optimizer, schedule, clipping and moving average."""
+    """One trained network with its optimizer, schedule, clipping and moving average.
+
+    Of a network that is cut into shards it trains this process's: all that it keeps is cut alike.
+    """
 
     def __init__(self, name: str, module: nn.Module, recipe: Recipe) -> None:
         recipe.check()
         self.name, self.module, self.recipe = name, module, recipe
         named = [(key, p) for key, p in module.named_parameters() if p.requires_grad]
         self.keys = [key for key, _ in named]
-        self.parameters = [p for _, p in named]
+        self.whole = [p for _, p in named]
+        self.parameters = [nn.Parameter(local(p)) if is_cut(p) else p for p in self.whole]
+        """What is stepped: a parameter of the module, or the memory of this process's shard of one."""
         if not named:
             raise ValueError(f"player '{name}' has no trainable parameters")
+        self.cut = [i for i, p in enumerate(self.whole) if is_cut(p)]
+        self.uncut = [p for p, whole in zip(self.parameters, self.whole, strict=True) if not is_cut(whole)]
         self.optimizer = recipe.build(self.parameters)
         self.average = [p.detach().clone() for p in self.parameters] if recipe.ema else None
 
-    def step(self, step: int, steps: int) -> None:
-        """Take one optimizer step with the gradients in place, then forget them."""
+    def take_gradients(self) -> list[Tensor]:
+        """Hand the gradients of the shards to what is stepped; returns them."""
+        found = []
+        for i in self.cut:
+            gradient, self.whole[i].grad = self.whole[i].grad, None
+            if gradient is not None:
+                self.parameters[i].grad = own = local(gradient)
+                found.append(own)
+        return found
+
+    def step(self, step: int, steps: int, total: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Take one optimizer step with the gradients in place, then forget them; `total` sums over processes."""
         if self.recipe.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip, foreach=True)
+            self._clip(self.recipe.clip, total)
         rate = self.recipe.lr * self.recipe.factor(step, steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -123,39 +141,57 @@ class Player:
             with torch.no_grad():
                 torch._foreach_lerp_(self.average, raw, 1 - self.recipe.ema)
 
+    def _clip(self, largest: float, total: Callable[[Tensor], Tensor] | None) -> None:
+        """Scale the whole gradient to a norm of at most `largest`; shards are parts of it."""
+        if not self.cut or total is None:
+            nn.utils.clip_grad_norm_(self.parameters, largest, foreach=True)
+            return
+        cut, squares = set(self.cut), []
+        for shards in (True, False):
+            there = [p.grad for i, p in enumerate(self.parameters) if (i in cut) == shards]
+            norm = nn.utils.get_total_norm([g for g in there if g is not None])
+            squares.append(norm.to(self.parameters[0].device).square())
+        norm = (total(squares[0]) + squares[1]).sqrt()
+        nn.utils.clip_grads_with_norm_(self.parameters, largest, norm, foreach=True)
+
     def state(self) -> dict[str, Tensor]:
-        """Optimizer state as flat tensors, `<parameter>|<slot>`."""
+        """Optimizer state as flat tensors, `<parameter>|<slot>`, cut as the parameters are."""
         flat = {}
-        for key, parameter in zip(self.keys, self.parameters, strict=True):
+        for key, whole, parameter in zip(self.keys, self.whole, self.parameters, strict=True):
             for slot, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
-                    flat[f"{key}|{slot}"] = value
+                    flat[f"{key}|{slot}"] = cut_as(whole, value) if value.ndim else value
         return flat
 
     def load_state(self, flat: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave."""
-        by_key = dict(zip(self.keys, self.parameters, strict=True))
+        """Put back what `state` gave, whole."""
+        by_key = dict(zip(self.keys, zip(self.whole, self.parameters, strict=True), strict=True))
         for name, value in flat.items():
             key, _, slot = name.rpartition("|")
             if key not in by_key:
                 raise UserError(
                     f"the optimizer state has '{name}', player '{self.name}' has not: resume its own run"
                 )
-            self.optimizer.state[by_key[key]][slot] = value.to(by_key[key].device)
+            whole, parameter = by_key[key]
+            part = own_part(whole, value) if value.ndim else value
+            self.optimizer.state[parameter][slot] = part.to(parameter.device, copy=is_cut(whole))
 
     def ema_state(self) -> dict[str, Tensor]:
-        """The averaged weights under the parameters' names; empty where no average is kept."""
-        return dict(zip(self.keys, self.average, strict=True)) if self.average is not None else {}
+        """The averaged weights under the parameters' names, cut as they are; empty where no average is kept."""
+        if self.average is None:
+            return {}
+        return {k: cut_as(p, a) for k, p, a in zip(self.keys, self.whole, self.average, strict=True)}
 
     def load_ema(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `ema_state` gave; UserError where the two do not belong together."""
-        if set(state) != set(self.ema_state()):
+        """Put back what `ema_state` gave, whole; UserError where the two do not belong together."""
+        average = self.average or []
+        if set(state) != set(self.keys[: len(average)]):
             raise UserError(
                 f"checkpoint of player '{self.name}' {'has' if state else 'lacks'} averaged weights, the run "
                 f"has --engine.ema {self.recipe.ema}: resume with the value that the run was started with"
             )
-        for key, average in self.ema_state().items():
-            average.copy_(state[key])
+        for key, whole, value in zip(self.keys, self.whole, average, strict=False):
+            value.copy_(own_part(whole, state[key]))
 
     def swap_average(self) -> None:
         """Exchange raw and averaged weights; calling it twice changes nothing. No-op without an average."""

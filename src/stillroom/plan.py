@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 
@@ -114,16 +114,32 @@ class Feeder:
         A process without rows gets one sample all the same, so that it takes part in what all processes do
         together; it does not count.
         """
-        clock, seed = self.plan.clock(step), self.plan.seed
+        clock = self.plan.clock(step)
         ids, rows, view, counts = self._cut(step, clock.epoch)
         found = None if self._ahead is None else self._ahead.take(step, len(rows))
-        batches = []
-        for number, part in enumerate(rows):
-            index = ids[part]
-            x, y = found[number] if found else self.source.fetch(index, view)
-            noise = Noise(lambda draw: seed_of(seed, NOISE, step, draw), part, len(ids), self.device)
-            batches.append(Batch(x, cast(torch.Tensor, y), index, clock, noise, view))
-        return batches, counts
+        pairs = found or [self.source.fetch(ids[part], view) for part in rows]
+        return [self._batch(*p, ids, part, clock, view) for p, part in zip(pairs, rows, strict=True)], counts
+
+    def fillers(self, step: int, there: int) -> list[Batch]:
+        """What a process with `there` micro-batches lacks to have as many as the others; they do not count.
+
+        Processes must ask a network equally often where they hold shards of it, and log as many losses.
+        """
+        most = len(self.plan.cut(step, 0, self.ranks, self.parts))
+        if there >= most:
+            return []
+        clock, part = self.plan.clock(step), slice(0, 1)
+        ids, _, view, _ = self._cut(step, clock.epoch)
+        x, y = self.source.fetch(ids[part], view)
+        return [self._batch(x, y, ids, part, clock, view) for _ in range(most - there)]
+
+    def _batch(
+        self, x: torch.Tensor, y: Any, ids: torch.Tensor, part: slice, clock: Clock, view: int | None
+    ) -> Batch:
+        noise = Noise(
+            lambda draw: seed_of(self.plan.seed, NOISE, clock.step, draw), part, len(ids), self.device
+        )
+        return Batch(x, y, ids[part], clock, noise, view)
 
     def close(self) -> None:
         """Stop the processes that fetch ahead."""

@@ -6,8 +6,10 @@ Accelerate keeps one precision a process for ever and a claim may want two.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -17,6 +19,9 @@ from torch import Tensor, nn
 from stillroom.data.source import Source
 from stillroom.method import Batch, Update
 from stillroom.models.probing import quietly
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
 Precision = Literal["float32", "bfloat16"]
@@ -83,11 +88,18 @@ class Runtime:
         devices = [self.device] if self.device.type == "cuda" else []
         return torch.random.fork_rng(devices=devices)
 
-    def reduce_gradients(self, parameters: list[nn.Parameter], items: float) -> None:
+    def mesh(self) -> DeviceMesh:
+        """All processes in a row, for what is cut over them."""
+        return _mesh(self.device.type, self.size)
+
+    def reduce_gradients(
+        self, parameters: list[nn.Parameter], items: float, shards: Sequence[Tensor] = ()
+    ) -> None:
         """Turn summed gradients (loss x items) into means over all items of all processes, by one all-reduce.
 
         A parameter that no process touched keeps no gradient, as in a plain loop; one that only some touched
-        counts as zero on the others.
+        counts as zero on the others. `shards` are gradients that are means over processes already, as FSDP leaves
+        them, of parameters that are not among `parameters`.
         """
         if self.size == 1:
             there = [p.grad for p in parameters if p.grad is not None]
@@ -100,9 +112,12 @@ class Runtime:
         flat = self.sum(torch.cat([header, *(piece.reshape(-1).float() for piece in pieces)]))
         # Reading the counts back waits for the device: only where this process has something to learn.
         used = [1.0] * len(parameters) if all(touched) else flat[1 : len(header)].tolist()
-        means = (flat[len(header) :] / flat[0].clamp_min(1)).split([p.numel() for p in parameters])
-        for parameter, count, mean in zip(parameters, used, means, strict=True):
-            if count:
+        count = flat[0].clamp_min(1)
+        if shards:
+            torch._foreach_mul_(list(shards), self.size / count)
+        means = (flat[len(header) :] / count).split([p.numel() for p in parameters])
+        for parameter, touch, mean in zip(parameters, used, means, strict=True):
+            if touch:
                 parameter.grad = mean.view_as(parameter).to(parameter.dtype)
 
     def average_buffers(self, module: nn.Module) -> None:
@@ -135,13 +150,12 @@ class Runtime:
 
         Each process does a contiguous share. The mode of the module is put back.
         """
-        shares = torch.arange(len(source)).tensor_split(self.size)
         outputs, labels = [], []
         with quietly(module), self.autocast():
-            for ids in shares[self.rank].split(size):
+            for ids, counts in self._shares(len(source), size):
                 x, y = source.fetch(ids, view=None)
-                outputs.append(module(x.to(self.device)).float())
-                labels.append(y)
+                outputs.append(module(x.to(self.device)).float()[:counts])
+                labels.append(None if y is None else y[:counts])
         known = labels and labels[0] is not None
         y = self.gather_rows(torch.cat([label.to(self.device) for label in labels])) if known else None
         return self.gather_rows(torch.cat(outputs)), y
@@ -154,10 +168,32 @@ class Runtime:
         rows = next(len(x) for x in inputs if x is not None)
         outputs = []
         with quietly(module), self.autocast():
-            for ids in torch.arange(rows).tensor_split(self.size)[self.rank].split(size):
+            for ids, counts in self._shares(rows, size):
                 part = slice(int(ids[0]), int(ids[-1]) + 1)
-                outputs.append(module(*(x if x is None else x[part].to(self.device) for x in inputs)).float())
+                made = module(*(x if x is None else x[part].to(self.device) for x in inputs))
+                outputs.append(made.float()[:counts])
         return self.gather_rows(torch.cat(outputs))
+
+    def _shares(self, rows: int, size: int) -> Iterator[tuple[Tensor, int]]:
+        """Ids of this process's share of `rows`, `size` at a time, and how many of them count.
+
+        All processes get as many parts, because a network that is cut is gathered by all of them: who has no rows
+        left is given row 0 to no account.
+        """
+        shares = torch.arange(rows).tensor_split(self.size)
+        most, own = shares[0].split(size), shares[self.rank].split(size)
+        own = own if len(own[0]) or not rows else ()
+        for ids in own:
+            yield ids, len(ids)
+        for _ in range(len(most) - len(own)):
+            yield torch.tensor([0]), 0
+
+
+@cache
+def _mesh(device: str, size: int) -> DeviceMesh:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(device, (size,))
 
 
 def backward(update: Update, parameters: list[nn.Parameter] | None, weight: float) -> None:

@@ -21,6 +21,7 @@ from stillroom.task import Task, TeacherJob
 
 TRACELESS = (
     "workers",
+    "shard",
     "log_every",
     "evaluate_every",
     "checkpoint_every",
@@ -70,10 +71,9 @@ def train_once(
     job: TeacherJob, folder: Path | None = None, watcher: Callable[[], Watcher] = Watcher
 ) -> tuple[nn.Module, Taught]:
     """The network that `job` trains: from the cache, or trained now and then kept."""
-    job = replace(
-        job, engine=replace(job.engine, keep_views=0)
-    )  # the student's views come round, not its own
-    place = cache() / "teachers" / digest(_key(job))
+    # the student's views come round, not its own
+    job = replace(job, engine=replace(job.engine, keep_views=0))
+    place = place_of(job)
     job.method.bind(job.task, job.seed)
     network = job.method.product()
     if (place / "about.json").is_file():
@@ -86,6 +86,11 @@ def train_once(
         _keep(place, job, result.product, result.seconds)
     runtime.barrier()
     return result.product, Taught(result.seconds, kept=False)
+
+
+def place_of(job: TeacherJob) -> Path:
+    """The folder that the teacher is kept in once it is trained."""
+    return cache() / "teachers" / digest(_key(job))
 
 
 def _key(job: TeacherJob) -> dict[str, object]:
