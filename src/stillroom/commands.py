@@ -138,6 +138,13 @@ def report(args: list[str], command: str) -> int:
     return 0
 
 
+def export(args: list[str], command: str) -> int:
+    """`stillroom export RUN`."""
+    from stillroom.exporting.command import run_export
+
+    return run_export(args)
+
+
 @dataclass
 class _Nothing:
     """Make the page of a run again."""
