@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from stillroom.condensing import condense
     from stillroom.engine import Engine
     from stillroom.errors import UserError
+    from stillroom.exporting.writing import export
     from stillroom.method import Batch, Mean, Method, Result, Update
     from stillroom.optim import Recipe
     from stillroom.run import Run
@@ -35,6 +36,7 @@ __all__ = [
     "UserError",
     "condense",
     "distill",
+    "export",
     "methods",
 ]
 
@@ -44,6 +46,7 @@ _HOMES = {
     "condensing": ("condense",),
     "engine": ("Engine",),
     "errors": ("UserError",),
+    "exporting.writing": ("export",),
     "method": ("Batch", "Mean", "Method", "Result", "Update"),
     "optim": ("Recipe",),
     "run": ("Run",),

@@ -1,4 +1,4 @@
-"""The command line: `stillroom list | show | run | compare | claims | report`.
+"""The command line: `stillroom list | show | run | compare | claims | report | export`.
 
 Options are made from the dataclasses of the methods, tasks and the Engine, so a new field is a new flag. This
 file imports no torch: `--help`, `list` and an unknown name answer at once.
@@ -30,6 +30,7 @@ Distillation, in every sense of the word: seventy-six published systems behind o
   compare METHOD ...      several methods on one task over paired seeds
   claims [NAME ...]       measure what the papers claim; verdicts go to evidence/
   report DIR              make the page of a run again
+  export DIR --to FORM    write its product for use elsewhere: onnx, torch-export, timm, ...
 
 `stillroom COMMAND --help` tells the options; `stillroom run METHOD --help` those of a method.
 Start with: stillroom run nkd
@@ -104,7 +105,7 @@ def _dispatch(args: list[str]) -> int:
     command, rest = args[0], args[1:]
     if command == "list":
         return _list(parse(ListOptions, rest, "stillroom list") if rest else ListOptions())
-    heavy = ("show", "run", "compare", "claims", "report")
+    heavy = ("show", "run", "compare", "claims", "report", "export")
     if command not in heavy:
         near = difflib.get_close_matches(command, ["list", *heavy], n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""

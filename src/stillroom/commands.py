@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from stillroom import catalogue
+from stillroom import catalogue, tracking
 from stillroom.claim import Claim, Grid, Rule, conclude, measure, prove, store_for
 from stillroom.config import from_plain
 from stillroom.console import comparison_tables, console, result_table, watcher
@@ -26,6 +26,8 @@ from stillroom.reports.run_page import write_run_page
 from stillroom.run import Run
 from stillroom.runtime import Runtime
 from stillroom.workflow import Job, execute, free_folder
+
+TRACK = "Trackers that are told of the run: tensorboard, wandb (offline unless WANDB_MODE is set), mlflow."
 
 
 def _first(args: list[str], usage: str) -> tuple[str, list[str]]:
@@ -64,6 +66,7 @@ def _run_options(method: type[Method], config: dict[str, Any] | None) -> Any:
             None,
         ),
         ("resume", Annotated[Path | None, about(help="Folder of an earlier run to go on with.")], None),
+        ("track", Annotated[tuple[tracking.Name, ...], about(help=TRACK)], ()),
     ]
     made = make_dataclass("RunOptions", fields)
     made.__doc__ = f"Run {method.name}. {(method.__doc__ or '').splitlines()[0]}"
@@ -89,12 +92,11 @@ def run(args: list[str], command: str) -> int:
     if folder and options.out is not None:
         raise UserError(f"--out {options.out} and --resume {folder} exclude each other: drop one of them")
     out = Runtime().share(folder or options.out or free_folder(name))
-    return _run(
-        Job(options.method, options.task, options.engine, options.seed), out, folder is not None, command
-    )
+    job = Job(options.method, options.task, options.engine, options.seed)
+    return _run(job, out, folder is not None, command, options.track)
 
 
-def _run(job: Job, out: Path, resume: bool, command: str) -> int:
+def _run(job: Job, out: Path, resume: bool, command: str, track: Sequence[str]) -> int:
     first = os.environ.get("RANK", "0") == "0"
     to = console()
     if resume and Run.open(out).finished:
@@ -104,7 +106,7 @@ def _run(job: Job, out: Path, resume: bool, command: str) -> int:
     else:
         watch = (lambda arm: watcher(arm, to)) if first else unwatched
         try:
-            finished, _ = execute(job, out, resume, command, watch)
+            finished, _ = execute(job, out, resume, command, watch, track)
         except Interrupted:
             raise Interrupted(
                 f"stopped, state saved: go on with stillroom run {job.method.name} --resume {out}"
@@ -135,6 +137,13 @@ def report(args: list[str], command: str) -> int:
     assert found.result
     console().print(f"page     {write_run_page(found.path)}")
     return 0
+
+
+def export(args: list[str], command: str) -> int:
+    """`stillroom export RUN`."""
+    from stillroom.exporting.command import run_export
+
+    return run_export(args)
 
 
 @dataclass

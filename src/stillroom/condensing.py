@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def condense(
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
+    track: Sequence[str] = (),
     **options: Any,
 ) -> tuple[Any, Run]:
     """Condense `data` to a small set that trains networks in its place; returns the set and the run.
@@ -31,8 +33,8 @@ def condense(
     set, a DataLoader (its data set is used) or a pair of tensors (x, y), for 'mirage' graphs. `ipc` is the number of
     images a class, where the task has it. `method` is a name of the catalogue or a Method; `options` are fields of the
     method, of its task or of the Engine, whichever has one of that name first; what is no plain value (networks of
-    your own) goes to the task as it is. The run is left in `out` (default: runs/METHOD-1, -2, ...). Raises UserError
-    where the parts do not fit together.
+    your own) goes to the task as it is. The run is left in `out` (default: runs/METHOD-1, -2, ...); `track` names
+    trackers that are told of it (tensorboard, wandb, mlflow). Raises UserError where the parts do not fit together.
     """
     chosen = catalogue.find(method).load()() if isinstance(method, str) else method
     task = task or type(chosen).default_task()
@@ -44,7 +46,8 @@ def condense(
     task = task.but(**plain).using(**{name: value for name, value in own.items() if name not in plain})
     task = task.but(data=data) if isinstance(data, str) else task.using(data=data)
     folder = Path(out) if out is not None else free_folder(chosen.name)
-    run, product = execute(Job(chosen, task, engine, seed), folder, resume, command="stillroom.condense(...)")
+    job = Job(chosen, task, engine, seed)
+    run, product = execute(job, folder, resume, command="stillroom.condense(...)", track=track)
     return product.eval() if hasattr(product, "eval") else product, run
 
 

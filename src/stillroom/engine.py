@@ -43,7 +43,7 @@ class Watcher:
         """The fit is at step `at` of `steps`."""
 
     def stepped(self, step: int, row: Mapping[str, Any] | None) -> None:
-        """`step` steps are done; `row` is the metrics row that was written, if one was."""
+        """`step` steps are done; `row` holds what was written to the metrics at this step, if anything was."""
 
     def ends(self) -> None:
         """The fit is over, well or not."""
@@ -265,7 +265,7 @@ class _Fit:
         logging = last or self.step % self.engine.log_every == 0
         row = self._log() if logging else None
         if self._evaluation_due(last):
-            row = self._evaluate()
+            row = {**(row or {}), **self._evaluate()}
         self.watcher.stepped(self.step, row)
         if self.runtime.size > 1 and not logging:
             return  # Processes agree on stopping and saving at logging steps only: asking costs a message.

@@ -6,10 +6,12 @@ line and written to a run's config. What a user holds in Python goes in through 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+from stillroom.exporting.forms import Portable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,6 +138,15 @@ class Task:
     def load(cls, folder: Path, module: nn.Module | None = None) -> Any:
         """What `export` wrote to `folder`, ready for use; `module` takes the weights of a user's own network."""
         raise NotImplementedError
+
+    def portable(
+        self, product: Any, folder: Path, about: Mapping[str, Any], absent: Collection[str] = ()
+    ) -> Portable:
+        """What `stillroom export` can make of `product`, which `export` wrote to `folder`, told `about` of the run.
+
+        `absent` are names of what came from Python in the run and is not at hand now (data, teacher, student).
+        """
+        return Portable()
 
     def paired(self, seed: int) -> Task:
         """The copy that all arms of a comparison share at this seed: other samples, maybe another teacher."""

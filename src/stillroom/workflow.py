@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from stillroom.runtime import Runtime
 from stillroom.stats import paired_interval
 from stillroom.task import Task
 from stillroom.teaching import teach
+from stillroom.tracking import Tracking
 from stillroom.words import verdict_words
 
 if TYPE_CHECKING:
@@ -73,9 +74,16 @@ class Job:
 
 
 def execute(
-    job: Job, out: Path, resume: bool = False, command: str = "", watch: Watch = unwatched
+    job: Job,
+    out: Path,
+    resume: bool = False,
+    command: str = "",
+    watch: Watch = unwatched,
+    track: Sequence[str] = (),
 ) -> tuple[Run, Any]:
     """Do `job` in the folder `out`, or go on with what is there; returns the run and the product.
+
+    `track` are the trackers that are told of it, by name.
 
     Raises UserError before anything is written where the job cannot work, where `out` is in use, or where
     `resume` meets another job; Interrupted and NonFinite leave a folder that can be resumed.
@@ -84,18 +92,21 @@ def execute(
     if resume:
         _check_resumed(job, out)
     job.check()
+    tracking = Tracking(track, out, job.config(), runtime.main)
     if runtime.main and not resume:
         Run.create(out, job.config())
     runtime.barrier()
     run = Run(out)
-    with run.held() if runtime.main else nullcontext():
-        work = _Work(job, run, runtime, watch)
+    with run.held() if runtime.main else nullcontext(), tracking:
+        work = _Work(job, run, runtime, tracking.watch(watch))
         work.teacher()
         work.baseline()
         product = work.distil()
         figures = work.figures()
         if runtime.main:
-            _leave(job, run, work.result(command) | {"figures": figures}, product)
+            result = work.result(command) | {"figures": figures}
+            _leave(job, run, result, product)
+            tracking.result(result)
         runtime.barrier()
     return run, product
 
@@ -252,6 +263,7 @@ def distill(
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
+    track: Sequence[str] = (),
     **options: Any,
 ) -> tuple[Any, Run]:
     """Distil `teacher` into `student` on `data`; returns the student, in eval mode, and the run.
@@ -261,7 +273,8 @@ def distill(
     `data` is a name, a folder, a `datasets` object, a map-style torch data set, a DataLoader (its data set is
     used, in Stillroom's own order) or a pair of tensors (x, y). `method` is a name of the catalogue or a Method;
     `options` are the method's fields, or failing that the Engine's. The run is left in `out` (default:
-    runs/METHOD-1, -2, ...). Raises UserError where the parts do not fit together.
+    runs/METHOD-1, -2, ...); `track` names trackers that are told of it (tensorboard, wandb, mlflow). Raises UserError
+    where the parts do not fit together.
     """
     chosen = catalogue.find(method).load()() if isinstance(method, str) else method
     engine = engine or (task.default_engine() if task else None) or type(chosen).default_engine()
@@ -278,7 +291,8 @@ def distill(
     task = task.but(**{key: value for key, value in named.items() if isinstance(value, str)})
     task = task.using(**{key: value for key, value in named.items() if not isinstance(value, str)})
     folder = Path(out) if out is not None else free_folder(chosen.name)
-    run, product = execute(Job(chosen, task, engine, seed), folder, resume, command="stillroom.distill(...)")
+    job = Job(chosen, task, engine, seed)
+    run, product = execute(job, folder, resume, command="stillroom.distill(...)", track=track)
     return product.eval() if hasattr(product, "eval") else product, run
 
 

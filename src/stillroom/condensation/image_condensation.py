@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stillroom import metrics
-from stillroom.condensation.parts.card import write_card
+from stillroom.condensation.parts.card import card, write_card
 from stillroom.condensation.parts.classes import members
 from stillroom.condensation.parts.drawings import pictures
 from stillroom.condensation.parts.evaluation import Lesson, trained_on
@@ -21,6 +21,7 @@ from stillroom.condensation.parts.siamese import STRATEGY, transforms_of
 from stillroom.condensation.parts.synthetic import SyntheticSet
 from stillroom.data import ImageData, Source, load_images
 from stillroom.errors import UserError, require
+from stillroom.exporting.forms import Portable
 from stillroom.models import build, check
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of, seeded
@@ -302,6 +303,21 @@ class ImageCondensation(Task):
     def load(cls, folder: Path, module: nn.Module | None = None) -> SyntheticSet:
         """The set in `folder`: images [n, C, H, W] in normalised space and labels [n]."""
         return SyntheticSet.load(folder).eval()
+
+    def portable(
+        self, product: SyntheticSet, folder: Path, about: Mapping[str, Any], absent: Collection[str] = ()
+    ) -> Portable:
+        """A data set: its folder is laid out as a hub's already."""
+        from pyarrow import parquet
+
+        files = {
+            name: folder / "data" / f"{name}-00000-of-00001.parquet"
+            for name in ("train", "validation", "test")
+        }
+        rows = {name: parquet.read_metadata(file).num_rows for name, file in files.items() if file.is_file()}
+        numbers = [key for key in about["arms"][about["method"]]["test"] if key.endswith("_accuracy")]
+        networks = [key.removesuffix("_accuracy") for key in numbers if key != "per_class_accuracy"]
+        return Portable(kind="dataset", card=card(about, rows, networks))
 
     def baseline(self) -> Method:
         """As many random real images."""

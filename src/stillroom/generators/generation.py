@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from stillroom import metrics
 from stillroom.data import Source
 from stillroom.data.points import POINTS
 from stillroom.errors import UserError, require
+from stillroom.exporting.forms import Portable
 from stillroom.generators.parts import scoring
 from stillroom.generators.parts.building import (
     build_denoiser,
@@ -363,6 +364,14 @@ class Generation(Task):
         from stillroom.generators.parts.saving import load_sampler
 
         return load_sampler(folder, module)
+
+    def portable(
+        self, product: Any, folder: Path, about: Mapping[str, Any], absent: Collection[str] = ()
+    ) -> Portable:
+        """One evaluation as a graph, and diffusers' pipeline where there is one."""
+        from stillroom.exporting.networks import sampler
+
+        return sampler(self, product, folder, about, absent)
 
     # -- copies -------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,7 +12,8 @@ from torch import nn
 from stillroom import metrics
 from stillroom.data import ImageData, MixedSource, Source, load_images
 from stillroom.errors import UserError, require
-from stillroom.models import check, load_student, save_student
+from stillroom.exporting.forms import Portable
+from stillroom.models import check, load_student, read_config, save_student
 from stillroom.models.bringing import Fitting
 from stillroom.models.names import buildable, weighty
 from stillroom.models.shrinking import shrink
@@ -232,6 +233,14 @@ class Classification(LabelledTask):
     def load(cls, folder: Path, module: nn.Module | None = None) -> nn.Module:
         """The network in `folder`."""
         return load_student(folder, module)
+
+    def portable(
+        self, product: nn.Module, folder: Path, about: Mapping[str, Any], absent: Collection[str] = ()
+    ) -> Portable:
+        """A classifier's graphs, and the library's own folder where it is a library's network."""
+        from stillroom.exporting.networks import classifier
+
+        return classifier(self, product, read_config(folder), about, absent)
 
     # -- copies -------------------------------------------------------------------------------------------------
 

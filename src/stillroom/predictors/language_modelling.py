@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,11 +16,13 @@ from stillroom.data import Source
 from stillroom.data.texts import TextData, load_texts
 from stillroom.data.tokens import read_tokenizer
 from stillroom.errors import UserError, require
+from stillroom.exporting.forms import Portable
 from stillroom.models.shrinking import is_shrink, parse_shrink
 from stillroom.models.text_files import load_text, wrapped
 from stillroom.models.text_names import build_causal
 from stillroom.models.text_places import folder_of, same_tokens
 from stillroom.models.text_shrinking import shrink_text
+from stillroom.models.texts import Causal
 from stillroom.optim import Recipe
 from stillroom.predictors.parts import language_folder, language_scores
 from stillroom.predictors.parts.prompts import EvenSource
@@ -315,6 +317,18 @@ class LanguageModelling(Task):
     def load(cls, folder: Path, module: nn.Module | None = None) -> nn.Module:
         """The language model in `folder`, in eval mode."""
         return load_text(folder, module)
+
+    def portable(
+        self, product: nn.Module, folder: Path, about: Mapping[str, Any], absent: Collection[str] = ()
+    ) -> Portable:
+        """The language model's graph, and transformers' own folder."""
+        from stillroom.exporting.networks import texts
+
+        data = self.texts
+        ours = isinstance(product, Causal)
+        return texts(
+            product, data.test, data.name, language_folder.card(self._name("student"), ours, about), []
+        )
 
     # -- copies -------------------------------------------------------------------------------------------------
 

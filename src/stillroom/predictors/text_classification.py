@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,17 +15,18 @@ from stillroom.data import Source
 from stillroom.data.texts import TextData, load_texts
 from stillroom.engine import Engine
 from stillroom.errors import UserError, require
+from stillroom.exporting.forms import Portable
 from stillroom.models import check
 from stillroom.models.local import student_folder
 from stillroom.models.shrinking import is_shrink
-from stillroom.models.text_files import load_text, save_text, wrapped
+from stillroom.models.text_files import load_text, read_about, save_text, wrapped
 from stillroom.models.text_names import build_encoder
 from stillroom.models.text_places import folder_of, has_head, same_tokens, start_digest
 from stillroom.models.text_shrinking import shrink_text
 from stillroom.models.texts import Encoder, MeanPooled
 from stillroom.optim import Recipe
 from stillroom.predictors.labelled import LabelledTask
-from stillroom.predictors.parts.text_card import write_text_card
+from stillroom.predictors.parts.text_card import text_card
 from stillroom.task import TeacherJob
 from stillroom.teacher import Teacher
 
@@ -250,16 +251,22 @@ class TextClassification(LabelledTask):
             "made_by": {"method": about["method"], "data": data.name, "seed": about["seed"]},
         }
         save_text(folder, product, data.tokenizer, config)
-        inner = product.network if isinstance(product, Encoder) else None
-        form = "module" if inner is None else "transformers"
-        write_text_card(
-            folder, config, about, "sentence-transformers" if isinstance(inner, MeanPooled) else form
-        )
+        text_card(config, about, _form(product)).write(folder, about)
 
     @classmethod
     def load(cls, folder: Path, module: nn.Module | None = None) -> nn.Module:
         """The network in `folder`."""
         return load_text(folder, module)
+
+    def portable(
+        self, product: nn.Module, folder: Path, about: Mapping[str, Any], absent: Collection[str] = ()
+    ) -> Portable:
+        """The classifier's graph, and transformers' own folder."""
+        from stillroom.exporting.networks import texts
+
+        config, data = read_about(folder), self.labelled
+        card = text_card(config, about, _form(product))
+        return texts(product, data.test, data.name, card, data.classes)
 
     # -- copies -------------------------------------------------------------------------------------------------
 
@@ -279,6 +286,13 @@ class TextClassification(LabelledTask):
             teacher="bert:32x1",
             tokenizer="bpe:300",
         )
+
+
+def _form(product: nn.Module) -> str:
+    """Whose folder a product is kept in."""
+    if not isinstance(product, Encoder):
+        return "module"
+    return "sentence-transformers" if isinstance(product.network, MeanPooled) else "transformers"
 
 
 def text_recipe(lr: float = 2e-3) -> Recipe:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillroom.checkpoint import read_json, write_json, write_text
+from stillroom.checkpoint import read_json, write_json
 from stillroom.condensation.mirage.graphs import GraphSet, make_data
 from stillroom.errors import UserError, reason
+from stillroom.exporting.card import Card, arm_rows
 
 
 def save_graphs(folder: Path, graphs: GraphSet) -> None:
@@ -96,43 +97,35 @@ def load_graphs_from(folder: Path) -> GraphSet:
 
 def write_card(folder: Path, graphs: GraphSet, about: Mapping[str, Any]) -> None:
     """Write README.md: what the set is, how it was made, how well networks do that learn from it, how to use it."""
+    card(graphs, about).write(folder, about)
+
+
+def card(graphs: GraphSet, about: Mapping[str, Any]) -> Card:
+    """The card of a set of graphs that the run `about` made."""
     own, metric = graphs.about, about["metric"]
-    rows = [
-        f"| {name} | {arm['test'][metric]:.3f} | {arm['cost'].get('file_bytes', 0):,.0f} | {arm['seconds']:.2f} |"
-        for name, arm in about["arms"].items()
-    ]
-    lines = [
-        "---",
-        "library_name: stillroom",
-        "tags: [dataset-distillation, graphs]",
-        "---",
-        f"# Graphs distilled with {about['method']}",
-        "",
-        about["verdict"]["text"],
-        "",
-        f"| | {metric} of fresh networks | bytes | seconds to distil |",
-        "|---|---|---|---|",
-        *rows,
-        "",
-        f"- data: {about['data']['name']}, {own['bytes_of_all']:,} bytes of training graphs",
-        f"- {own['kind']}: {len(graphs)} examples, {own['bytes']:,} bytes ({own['bytes'] / own['bytes_of_all']:.2%})",
-        f"- examples by class {own['examples']}; support thresholds {own.get('thresholds', 'none')}",
-        f"- method: {about['method']} ({about['source']}), options {dict(about['options'])}",
-        f"- seed {about['seed']}; one run says nothing about the spread over seeds",
-        f"- made by: `{about['command']}`",
-        "",
-        "## Use it",
-        "",
-        "```python",
-        "from pathlib import Path",
-        "from stillroom.condensation.mirage import load_graphs_from",
-        "graphs = load_graphs_from(Path('.'))  # a sequence of torch_geometric Data",
-        "```",
-        "",
-        "Edges go from child to parent. Pool the rows of `roots` only (`x[data.roots]`), draw examples in proportion "
-        "to `weight` within a class, and let a GCN normalise by `degree`, the in-degree in the original graph. A "
-        "network trained so is used on original graphs, all nodes pooled; it may have up to "
-        f"{own.get('depth', 'any number of')} layers.",
-        "",
-    ]
-    write_text(folder / "README.md", "\n".join(lines))
+
+    def cells(arm: Mapping[str, Any]) -> list[str]:
+        size = f"{arm['cost'].get('file_bytes', 0):,.0f}"
+        return [f"{arm['test'][metric]:.3f}", size, f"{arm['seconds']:.2f}"]
+
+    return Card(
+        title=f"Graphs distilled with {about['method']}",
+        tags=("dataset-distillation", "graphs"),
+        table=[("", f"{metric} of fresh networks", "bytes", "seconds to distil"), *arm_rows(about, cells)],
+        facts=[
+            f"the whole training set: {own['bytes_of_all']:,} bytes",
+            f"{own['kind']}: {len(graphs)} examples, {own['bytes']:,} bytes ({own['bytes'] / own['bytes_of_all']:.2%})",
+            f"examples by class {own['examples']}; support thresholds {own.get('thresholds', 'none')}",
+        ],
+        code=[
+            "from pathlib import Path",
+            "from stillroom.condensation.mirage import load_graphs_from",
+            "graphs = load_graphs_from(Path('.'))  # a sequence of torch_geometric Data",
+        ],
+        ending=[
+            "Edges go from child to parent. Pool the rows of `roots` only (`x[data.roots]`), draw examples in "
+            "proportion to `weight` within a class, and let a GCN normalise by `degree`, the in-degree in the original "
+            "graph. A network trained so is used on original graphs, all nodes pooled; it may have up to "
+            f"{own.get('depth', 'any number of')} layers."
+        ],
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,9 +17,10 @@ from stillroom.condensation.mirage.forming import Features
 from stillroom.condensation.mirage.graphs import Columns, GraphSet, Packs
 from stillroom.condensation.mirage.networks import Kind, Pool
 from stillroom.condensation.mirage.reading import GraphData, Reading, load_graphs
-from stillroom.condensation.mirage.saving import load_graphs_from, save_graphs, write_card
+from stillroom.condensation.mirage.saving import card, load_graphs_from, save_graphs, write_card
 from stillroom.condensation.mirage.training import Lesson, Recipes, logits_of, placements, trained
 from stillroom.errors import UserError, require
+from stillroom.exporting.forms import Portable
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
 from stillroom.task import Task
@@ -218,6 +219,12 @@ class GraphCondensation(Task):
     def load(cls, folder: Path, module: nn.Module | None = None) -> GraphSet:
         """The set in `folder`."""
         return load_graphs_from(folder)
+
+    def portable(
+        self, product: GraphSet, folder: Path, about: Mapping[str, Any], absent: Collection[str] = ()
+    ) -> Portable:
+        """A data set of graphs."""
+        return Portable(kind="dataset", card=card(product, about))
 
     # -- copies -------------------------------------------------------------------------------------------------
 

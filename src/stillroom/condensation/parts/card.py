@@ -2,69 +2,57 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stillroom.checkpoint import write_text
+from stillroom.exporting.card import Card, arm_rows
 
-ENDING = (
-    "The PNGs have 8 bits a channel and no value outside the range of pixels. The numbers as they were learnt,",
-    "on which the accuracies were measured, are in `images.safetensors`: (pixel - mean) / std by `config.json`.",
-    "",
-    "## Load it",
-    "",
-    "```python",
+CODE = (
     "from datasets import load_dataset",
     "images = load_dataset('.')['train']",
     "",
     "from pathlib import Path",
     "from stillroom.condensation.image_condensation import ImageCondensation",
     "learnt = ImageCondensation.load(Path('.'))  # learnt.images [n, C, H, W], learnt.labels [n]",
-    "```",
-    "",
 )
-"""What every card ends with."""
+PRECISION = (
+    "The PNGs have 8 bits a channel and no value outside the range of pixels. The numbers as they were learnt, on "
+    "which the accuracies were measured, are in `images.safetensors`: (pixel - mean) / std by `config.json`."
+)
 
 
 def write_card(
     folder: Path, about: Mapping[str, Any], rows: Mapping[str, int], networks: Sequence[str]
 ) -> None:
     """Write README.md: the splits with their `rows`, how the set was made, and accuracies by arm and network."""
+    card(about, rows, networks).write(folder, about)
+
+
+def card(about: Mapping[str, Any], rows: Mapping[str, int], networks: Sequence[str]) -> Card:
+    """The card of a set whose splits have these `rows`, judged by these `networks`."""
     name, train = about["data"]["name"], rows["train"]
-    lines = [
-        "---",
-        f"pretty_name: {json.dumps(f'{name}, condensed with ' + about['method'])}",
-        "task_categories: [image-classification]",
-        "tags: [dataset-distillation, stillroom]",
-        "configs:",
-        "- config_name: default",
-        "  data_files:",
-        *(f"  - {{split: {split}, path: data/{split}-*.parquet}}" for split in rows),
-        "---",
-        f"# {train} images that stand for {name}",
-        "",
-        about["verdict"]["text"],
-        "",
-        f"| accuracy on real test images of | {' | '.join(networks)} |",
-        f"|---{'|---' * len(networks)}|",
-        *(_row(arm, entry["test"], networks) for arm, entry in about["arms"].items()),
-        "",
-        f"- train: {train} condensed images, {about['data']['images per class']} a class, fixed labels",
-        *(
-            f"- {split}: {count} real images, as they came"
-            for split, count in rows.items()
-            if split != "train"
-        ),
-        f"- method: {about['method']} ({about['source']}), options {dict(about['options'])}",
-        f"- seed {about['seed']}; one run says nothing about the spread over seeds",
-        f"- made by: `{about['command']}`",
-        "",
-        *ENDING,
+    splits = [{"split": split, "path": f"data/{split}-*.parquet"} for split in rows]
+    real = [
+        f"{split}: {count} real images, as they came" for split, count in rows.items() if split != "train"
     ]
-    write_text(folder / "README.md", "\n".join(lines))
 
+    def cells(arm: Mapping[str, Any]) -> list[str]:
+        return [f"{arm['test'][f'{network}_accuracy']:.1%}" for network in networks]
 
-def _row(arm: str, test: Mapping[str, Any], networks: Sequence[str]) -> str:
-    return f"| {arm} | " + " | ".join(f"{test[f'{name}_accuracy']:.1%}" for name in networks) + " |"
+    return Card(
+        title=f"{train} images that stand for {name}",
+        tags=("dataset-distillation",),
+        front={
+            "pretty_name": f"{name}, condensed with {about['method']}",
+            "task_categories": ["image-classification"],
+            "configs": [{"config_name": "default", "data_files": splits}],
+        },
+        table=[("accuracy on real test images of", *networks), *arm_rows(about, cells)],
+        facts=[
+            f"train: {train} condensed images, {about['data']['images per class']} a class, fixed labels",
+            *real,
+        ],
+        code=CODE,
+        ending=[PRECISION],
+    )

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stillroom.checkpoint import load_tensors, read_json, save_tensors, write_json, write_text
+from stillroom.checkpoint import load_tensors, read_json, save_tensors, write_json
 from stillroom.errors import UserError, require
 from stillroom.estimators.guided_self_distillation.formulas import Numbers
 from stillroom.estimators.guided_self_distillation.kernel_ridge import SelfDistilledKernelRidge
 from stillroom.estimators.guided_self_distillation.tables import SPLITS, Table, read_table
+from stillroom.exporting.card import Card
+from stillroom.exporting.forms import Portable
 from stillroom.seeds import seed_of
 from stillroom.task import Task
 
@@ -264,7 +266,7 @@ class Regression(Task):
         tensors = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in arrays.items()}
         save_tensors(folder / "model.safetensors", tensors)
         write_json(folder / "config.json", config)
-        write_text(folder / "README.md", _card(config, about))
+        card(config, about).write(folder, about)
 
     @classmethod
     def load(cls, folder: Path, module: nn.Module | None = None) -> Predictor:
@@ -285,6 +287,12 @@ class Regression(Task):
         shift, scale, offset, unit = (arrays[name] for name in ("shift", "scale", "offset", "unit"))
         return Predictor(model, shift, scale, offset, unit, tuple(config["classes"]))
 
+    def portable(
+        self, product: Predictor, folder: Path, about: Mapping[str, Any], absent: Collection[str] = ()
+    ) -> Portable:
+        """The folder as it is."""
+        return Portable(card=card(read_json(folder / "config.json"), about))
+
     def predictor(self, model: Any) -> Predictor:
         """A model that was fitted on scaled samples, with the scales."""
         return replace(self.scaling(), model=model)
@@ -294,25 +302,17 @@ class Regression(Task):
         return copy.deepcopy(self.given.get("student"))
 
 
-def _card(config: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+def card(config: Mapping[str, Any], about: Mapping[str, Any]) -> Card:
+    """The card of the regressor that `config` describes and the run `about` made."""
     mixes = ", ".join(f"{mix:.3g}" for mix in config["mixes"])
-    lines = [
-        f"# A regressor distilled into itself with {about['method']}",
-        "",
-        about["verdict"]["text"],
-        "",
-        f"- data: {about['data']['name']}, splits {about['data']['splits']}",
-        f"- weight of the original targets, step by step: {mixes}",
-        f"- method: {about['method']} ({about['source']}), options {dict(about['options'])}",
-        f"- made by: `{about['command']}`",
-        "",
-        "## Load it",
-        "",
-        "```python",
-        "from pathlib import Path",
-        "from stillroom.estimators.guided_self_distillation import Regression",
-        "predictor = Regression.load(Path('.'))  # predictor.predict(x), x [n, features]",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+    return Card(
+        title=f"A regressor distilled into itself with {about['method']}",
+        tags=("distillation", "tabular-regression"),
+        front={"pipeline_tag": "tabular-regression"},
+        facts=[f"weight of the original targets, step by step: {mixes}"],
+        code=[
+            "from pathlib import Path",
+            "from stillroom.estimators.guided_self_distillation import Regression",
+            "predictor = Regression.load(Path('.'))  # predictor.predict(x), x [n, features]",
+        ],
+    )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stillroom.checkpoint import write_text
+from stillroom.exporting.card import Card, arm_rows
 from stillroom.generators.parts.sampler import Sampler
 
 
@@ -14,38 +14,32 @@ def write_card(
     folder: Path, sampler: Sampler, config: Mapping[str, Any], about: Mapping[str, Any], pipeline: str | None
 ) -> None:
     """Write README.md: what the sampler is, how it was made, how good it is, how to load it."""
+    card(sampler, config["shape"], about, pipeline).write(folder, about)
+
+
+def card(
+    sampler: Sampler, shape: Sequence[int], about: Mapping[str, Any], pipeline: str | None = None
+) -> Card:
+    """The card of a sampler of samples of `shape` that the run `about` made; `pipeline` says how diffusers loads it."""
     plan, metric = sampler.plan, about["metric"]
-    rows = [
-        f"| {name} | {arm['test'][metric]:.4g} | {arm['cost'].get('evaluations', '')} "
-        f"| {arm['cost'].get('parameters', 0):,} |"
-        for name, arm in about["arms"].items()
-    ]
-    lines = [
-        "---",
-        "library_name: stillroom",
-        "tags: [distillation, diffusion]",
-        "---",
-        f"# A sampler distilled with {about['method']}",
-        "",
-        about["verdict"]["text"],
-        "",
-        f"| | {metric.replace('_', ' ')} | evaluations a sample | parameters |",
-        "|---|---|---|---|",
-        *rows,
-        "",
-        f"- data: {about['data']['name']}; samples of shape {tuple(config['shape'])}, images in [-1, 1]",
-        f"- sampling: {plan.solver}, {plan.steps} steps, guidance {plan.guidance:g}, {sampler.evaluations} evaluations",
-        f"- method: {about['method']} ({about['source']}), options {dict(about['options'])}",
-        f"- seed {about['seed']}; one run says nothing about the spread over seeds",
-        f"- made by: `{about['command']}`",
-        "",
-        "## Load it",
-        "",
-        "```python",
-        "from stillroom.generators.parts.saving import load_sampler",
-        "sampler = load_sampler('.')  # sampler(noise, labels): unit noise in, samples out",
-        "```",
-        "",
-        *([pipeline, ""] if pipeline else []),
-    ]
-    write_text(folder / "README.md", "\n".join(lines))
+
+    def cells(arm: Mapping[str, Any]) -> list[str]:
+        cost = arm["cost"]
+        numbers = str(cost.get("evaluations", "")), f"{cost.get('parameters', 0):,}"
+        return [f"{arm['test'][metric]:.4g}", *numbers]
+
+    return Card(
+        title=f"A sampler distilled with {about['method']}",
+        tags=("distillation", "diffusion"),
+        table=[("", metric.replace("_", " "), "evaluations a sample", "parameters"), *arm_rows(about, cells)],
+        facts=[
+            f"samples of shape {tuple(shape)}, images in [-1, 1]",
+            f"sampling: {plan.solver}, {plan.steps} steps, guidance {plan.guidance:g}, {sampler.evaluations} "
+            "evaluations",
+        ],
+        code=[
+            "from stillroom.generators.parts.saving import load_sampler",
+            "sampler = load_sampler('.')  # sampler(noise, labels): unit noise in, samples out",
+        ],
+        ending=[pipeline] if pipeline else [],
+    )

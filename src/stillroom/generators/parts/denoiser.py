@@ -129,10 +129,11 @@ class Denoiser(nn.Module):
 
         Guidance here is an input of the network; `guided` composes it from two passes of one that has none.
         """
-        t = t.expand(len(x)) if t.ndim == 0 else t
-        condition = self.embedded(self._condition(condition, len(x), x.device))
+        n = x.shape[0]  # len(x) would fix the size of the batch where a graph is made of this
+        t = t.expand(n) if t.ndim == 0 else t
+        condition = self.embedded(self._condition(condition, n, x.device))
         if self.takes_guidance:
-            guidance = torch.ones(len(x), device=x.device) if guidance is None else guidance.expand(len(x))
+            guidance = torch.ones(n, device=x.device) if guidance is None else guidance.expand(n)
         if self.process != self.own:
             there = self.own.time_at(self.process.ratio(t))
             scaled = x * along(self.own.size(there) / self.process.size(t), x)

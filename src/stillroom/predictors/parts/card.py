@@ -6,49 +6,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stillroom.checkpoint import write_text
+from stillroom.exporting.card import Card, arm_rows
 from stillroom.models.libraries import timm_options
 
 
 def write_card(folder: Path, config: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """Write README.md: what the network is, how it was made, how good it is, how to load it."""
-    lines = [
-        "---",
-        "library_name: stillroom",
-        "tags: [distillation, image-classification]",
-        "---",
-        f"# {config['network']} distilled with {about['method']}",
-        "",
-        about["verdict"]["text"],
-        "",
-        "| | accuracy | calibration error | parameters |",
-        "|---|---|---|---|",
-        *(row(name, arm) for name, arm in about["arms"].items()),
-        "",
-        f"- data: {about['data']['name']}, {about['data']['student sees']} training samples seen by the student",
-        f"- method: {about['method']} ({about['source']}), options {dict(about['options'])}",
-        f"- seed {about['seed']}; one run says nothing about the spread over seeds",
-        f"- inputs: {tuple(config['shape'])}, scaled to [0, 1], then (x - mean) / std with "
-        f"mean {config['normalisation']['mean']}, std {config['normalisation']['std']}",
-        f"- made by: `{about['command']}`",
-        "",
-        "## Load it",
-        "",
-        "```python",
-        *_loading(config),
-        "```",
-        "",
-    ]
-    write_text(folder / "README.md", "\n".join(lines))
+    card(config, about).write(folder, about)
 
 
-def row(name: str, arm: Mapping[str, Any]) -> str:
-    """One arm's line of the card's table: accuracy, calibration error, parameters."""
-    test = arm["test"]
-    numbers = (
-        f"{test['accuracy']:.1%} | {test['expected_calibration_error']:.1%} | {arm['cost']['parameters']:,}"
+def card(config: Mapping[str, Any], about: Mapping[str, Any]) -> Card:
+    """The card of the classifier that `config` describes and the run `about` made."""
+    return Card(
+        title=f"{config['network']} distilled with {about['method']}",
+        tags=("distillation", "image-classification"),
+        front={"pipeline_tag": "image-classification"},
+        table=[HEADINGS, *arm_rows(about, cells)],
+        facts=[
+            f"inputs: {tuple(config['shape'])}, scaled to [0, 1], then (x - mean) / std with "
+            f"mean {config['normalisation']['mean']}, std {config['normalisation']['std']}"
+        ],
+        code=_loading(config),
     )
-    return f"| {name} | {numbers} |"
+
+
+HEADINGS = ("", "accuracy", "calibration error", "parameters")
+
+
+def cells(arm: Mapping[str, Any]) -> list[str]:
+    """One arm's cells of the table under `HEADINGS`."""
+    test = arm["test"]
+    shares = [f"{test[name]:.1%}" for name in ("accuracy", "expected_calibration_error")]
+    return [*shares, f"{arm['cost']['parameters']:,}"]
 
 
 def _loading(config: Mapping[str, Any]) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from stillroom.checkpoint import write_text
 from stillroom.errors import UserError
+from stillroom.exporting.card import Card, arm_rows
 from stillroom.models.text_files import save_text
 from stillroom.models.texts import Causal
 
@@ -20,7 +20,7 @@ def export(product: nn.Module, tokenizer: Any, folder: Path, name: str, about: M
     told = {key: data[key] for key in ("length", "packing")} | {"network": name, "classes": []}
     made_by = {"method": about["method"], "data": data["name"], "seed": about["seed"]}
     save_text(folder, product, tokenizer, told | {"made_by": made_by})
-    write_text(folder / "README.md", "\n".join(_card(name, isinstance(product, Causal), about)))
+    card(name, isinstance(product, Causal), about).write(folder, about)
 
 
 def student_of(folder: Path) -> Path:
@@ -33,12 +33,8 @@ def student_of(folder: Path) -> Path:
     return place
 
 
-def _card(name: str, ours: bool, about: Mapping[str, Any]) -> list[str]:
-    rows = [
-        f"| {arm} | {row['test']['nats_per_token']:.3f} | {row['test']['bits_per_byte']:.3f} | "
-        f"{row['cost'].get('parameters', 0):,} |"
-        for arm, row in about["arms"].items()
-    ]
+def card(name: str, ours: bool, about: Mapping[str, Any]) -> Card:
+    """The card of the language model called `name`; `ours`: it is kept as transformers keeps it."""
     way = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "model, tokenizer = AutoModelForCausalLM.from_pretrained('.'), AutoTokenizer.from_pretrained('.')",
@@ -47,30 +43,17 @@ def _card(name: str, ours: bool, about: Mapping[str, Any]) -> list[str]:
         "from safetensors.torch import load_file",
         "network.load_state_dict(load_file('model.safetensors'))",
     ]
-    data = about["data"]
-    return [
-        "---",
-        "library_name: transformers" if ours else "library_name: stillroom",
-        "pipeline_tag: text-generation",
-        "tags: [distillation]",
-        "---",
-        f"# {name} distilled with {about['method']}",
-        "",
-        about["verdict"]["text"],
-        "",
-        "| | nats a token | bits a byte | parameters |",
-        "|---|---|---|---|",
-        *rows,
-        "",
-        f"- data: {data['name']}, {data['student sees']} of {data['length']} tokens seen by the student",
-        f"- method: {about['method']} ({about['source']}), options {dict(about['options'])}",
-        f"- seed {about['seed']}; one run says nothing about the spread over seeds",
-        f"- made by: `{about['command']}`",
-        "",
-        "## Load it",
-        "",
-        "```python",
-        *(way if ours else other),
-        "```",
-        "",
-    ]
+    return Card(
+        title=f"{name} distilled with {about['method']}",
+        tags=("distillation",),
+        front={"pipeline_tag": "text-generation", **({"library_name": "transformers"} if ours else {})},
+        table=[("", "nats a token", "bits a byte", "parameters"), *arm_rows(about, _cells)],
+        facts=[f"rows of {about['data']['length']} tokens"],
+        code=way if ours else other,
+    )
+
+
+def _cells(arm: Mapping[str, Any]) -> list[str]:
+    test = arm["test"]
+    numbers = [f"{test[name]:.3f}" for name in ("nats_per_token", "bits_per_byte")]
+    return [*numbers, f"{arm['cost'].get('parameters', 0):,}"]

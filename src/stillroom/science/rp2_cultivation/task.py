@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +12,8 @@ import numpy as np
 
 from stillroom.checkpoint import read_json, write_text
 from stillroom.errors import UserError, require
+from stillroom.exporting.card import Card
+from stillroom.exporting.forms import Portable
 from stillroom.science.rp2_cultivation.circuits import stim_module
 from stillroom.science.rp2_cultivation.noise import Noise
 from stillroom.science.rp2_cultivation.product import Cultivated, discards_csv, from_file, sinter_csv
@@ -160,12 +162,18 @@ class MagicState(Task):
             "seed": self.shot_seed,
         }
         write_text(folder / "stats.csv", sinter_csv(product, tally, seconds, tag))
-        write_text(folder / "README.md", _readme(product, about))
+        card(product, about).write(folder, about)
 
     @classmethod
     def load(cls, folder: Path, module: Any = None) -> Cultivated:
         """The circuit in `folder`."""
         return Cultivated.load(folder)
+
+    def portable(
+        self, product: Cultivated, folder: Path, about: Mapping[str, Any], absent: Collection[str] = ()
+    ) -> Portable:
+        """The folder as it is."""
+        return Portable(card=card(product, about))
 
     # -- copies -----------------------------------------------------------------------------------------------
 
@@ -178,33 +186,30 @@ class MagicState(Task):
         return self.but(shots=400, sweep_shots=0, p=min(self.p, 1e-3))
 
 
-def _readme(product: Cultivated, about: Mapping[str, Any]) -> str:
+def card(product: Cultivated, about: Mapping[str, Any]) -> Card:
+    """The card of a circuit that the run `about` made."""
     numbers = about["arms"][about["method"]]["test"]
     low, high = numbers["logical_error_low"], numbers["logical_error_high"]
-    lines = [
-        f"# A circuit for a logical T state, made by {about['method']}",
-        "",
-        about["verdict"]["text"],
-        "",
-        f"- made of: {product.made}; kept at a cluster gap of at least {product.gap:g} dB",
-        f"- noise: {about['data'].get('noise')}",
-        f"- logical error per kept shot {numbers['logical_error']:.3g} (95 % {low:.3g} to {high:.3g}), "
-        f"{numbers['errors']} of {numbers['kept']}; {numbers['attempts']:.4g} attempts a kept shot",
-        f"- active qubits x layers a kept shot, with what was discarded before it: {numbers['volume']:.4g}",
-        f"- method: {about['method']} ({about['source']}), options {dict(about['options'])}",
-        "",
-        "The circuit is the Clifford proxy: `S[T]` stands for T, and the logical Y is read out. It counts faults as "
-        "the T circuit does, its rates are not those of the T circuit, and it is no test of the gauge.",
-        "",
-        "- `circuit.stim`: detectors (x, y, round, stage) are post-selected, detectors (x, y, round) are decoded",
-        "- `decoding.dem`: the error model without errors that a post-selected detector sees",
-        "- `discards.csv`: shots and discards by stage; `stats.csv`: the same shots in sinter's columns",
-        "- `cultivation.json`: stages, their active qubits x layers, the gap cut",
-        "",
-        "```python",
-        "from stillroom.science.rp2_cultivation import MagicState",
-        "made = MagicState.load('.')  # made.sampler().tally(10_000, seed=1)",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+    return Card(
+        title=f"A circuit for a logical T state, made by {about['method']}",
+        tags=("quantum-error-correction",),
+        facts=[
+            f"made of: {product.made}; kept at a cluster gap of at least {product.gap:g} dB",
+            f"noise: {about['data'].get('noise')}",
+            f"logical error per kept shot {numbers['logical_error']:.3g} (95 % {low:.3g} to {high:.3g}), "
+            f"{numbers['errors']} of {numbers['kept']}; {numbers['attempts']:.4g} attempts a kept shot",
+            f"active qubits x layers a kept shot, with what was discarded before it: {numbers['volume']:.4g}",
+        ],
+        code=[
+            "from stillroom.science.rp2_cultivation import MagicState",
+            "made = MagicState.load('.')  # made.sampler().tally(10_000, seed=1)",
+        ],
+        ending=[
+            "The circuit is the Clifford proxy: `S[T]` stands for T, and the logical Y is read out. It counts faults "
+            "as the T circuit does, its rates are not those of the T circuit, and it is no test of the gauge.",
+            "- `circuit.stim`: detectors (x, y, round, stage) are post-selected, detectors (x, y, round) are decoded\n"
+            "- `decoding.dem`: the error model without errors that a post-selected detector sees\n"
+            "- `discards.csv`: shots and discards by stage; `stats.csv`: the same shots in sinter's columns\n"
+            "- `cultivation.json`: stages, their active qubits x layers, the gap cut",
+        ],
+    )

@@ -36,7 +36,7 @@ class Heads(nn.Module):
         """Logits [n, sets, C] at one exit of its features [n, width]."""
         z = (feature - self.get_buffer(f"mean{index}")) / self.get_buffer(f"scale{index}")
         flat = F.linear(z, self.weights[index].flatten(0, 1), self.bias[:, index].flatten())
-        return flat.view(len(z), self.sets, self.classes)
+        return flat.unflatten(-1, (self.sets, self.classes))  # no len(): a graph would keep its number
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits [n, sets, L - 1, C] of the features [n, width] of all exits."""

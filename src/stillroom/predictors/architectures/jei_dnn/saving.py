@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from stillroom.checkpoint import write_text
 from stillroom.data import ImageData
 from stillroom.errors import UserError
+from stillroom.exporting.card import Card
 from stillroom.models import build, load_student, read_config, save_student
 from stillroom.models.wrapping import Description
 from stillroom.predictors.architectures.jei_dnn.heads import Gates, Heads
@@ -47,7 +47,7 @@ def save(
         "made_by": {"method": about["method"], "data": images.name, "seed": about["seed"]},
     }
     save_student(folder, product, config)
-    _write_card(folder, config, about)
+    card(config, about).write(folder, about)
 
 
 def load(folder: Path, module: nn.Module | None = None) -> EarlyExit:
@@ -75,43 +75,30 @@ def load(folder: Path, module: nn.Module | None = None) -> EarlyExit:
     return made
 
 
-def _write_card(folder: Path, config: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+def card(config: Mapping[str, Any], about: Mapping[str, Any]) -> Card:
+    """The card of the network with exits that `config` describes and the run `about` made."""
     test = about["arms"][about["method"]]["test"]
     costs = [f"{cost / config['full']:.1%}" for cost in config["multiply_adds"]]
+    shares = ("cost", "accuracy", "expected_calibration_error", "coverage")
     rows = [
-        f"| {index} | {row['name']} | {row['cost']:.1%} | {row['accuracy']:.1%} | "
-        f"{row['expected_calibration_error']:.1%} | {row['coverage']:.1%} | {row['set_size']:.2f} |"
+        [str(index), row["name"], *(f"{row[share]:.1%}" for share in shares), f"{row['set_size']:.2f}"]
         for index, row in enumerate(row for row in test["settings"] if row["chosen"])
     ]
-    lines = [
-        "---",
-        "library_name: stillroom",
-        "tags: [early-exit, image-classification]",
-        "---",
-        f"# {config['network']}, by {about['method']}",
-        "",
-        about["verdict"]["text"],
-        "",
-        "| setting | | mean cost | accuracy | calibration error | coverage | set size |",
-        "|---|---|---|---|---|---|---|",
-        *rows,
-        "",
-        f"- exits after {', '.join(config['exits'])} and at the end, at {', '.join(costs)} of the full cost",
-        f"- method: {about['method']} ({about['source']}), options {dict(about['options'])}",
-        f"- data: {about['data']['name']}, {about['data']['student sees']} training samples",
-        f"- seed {about['seed']}; one run says nothing about the spread over seeds",
-        f"- inputs: {tuple(config['shape'])}, scaled to [0, 1], then (x - mean) / std with "
-        f"mean {config['normalisation']['mean']}, std {config['normalisation']['std']}",
-        f"- made by: `{about['command']}`",
-        "",
-        "## Use it",
-        "",
-        "```python",
-        "from pathlib import Path",
-        "from stillroom.predictors.architectures.jei_dnn import EarlyExiting",
-        f"network = EarlyExiting.load(Path('.'){'' if config['backbone'] else ', module=backbone'})",
-        "answer = network.predict(x, setting=0)  # label, probabilities, exit, cost, sets",
-        "```",
-        "",
-    ]
-    write_text(folder / "README.md", "\n".join(lines))
+    headings = ("setting", "", "mean cost", "accuracy", "calibration error", "coverage", "set size")
+    return Card(
+        title=f"{config['network']}, by {about['method']}",
+        tags=("early-exit", "image-classification"),
+        front={"pipeline_tag": "image-classification"},
+        table=[headings, *rows],
+        facts=[
+            f"exits after {', '.join(config['exits'])} and at the end, at {', '.join(costs)} of the full cost",
+            f"inputs: {tuple(config['shape'])}, scaled to [0, 1], then (x - mean) / std with "
+            f"mean {config['normalisation']['mean']}, std {config['normalisation']['std']}",
+        ],
+        code=[
+            "from pathlib import Path",
+            "from stillroom.predictors.architectures.jei_dnn import EarlyExiting",
+            f"network = EarlyExiting.load(Path('.'){'' if config['backbone'] else ', module=backbone'})",
+            "answer = network.predict(x, setting=0)  # label, probabilities, exit, cost, sets",
+        ],
+    )

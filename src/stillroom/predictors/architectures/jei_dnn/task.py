@@ -7,7 +7,7 @@ that a user can run, so what is compared at a budget is what is had for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from stillroom import metrics
 from stillroom.data import ImageData, Source
 from stillroom.errors import UserError, require
+from stillroom.exporting.forms import Portable
 from stillroom.models import check as check_network
+from stillroom.models import read_config
 from stillroom.models.wrapping import describe
 from stillroom.optim import Recipe
 from stillroom.predictors.architectures.jei_dnn import saving
@@ -282,6 +284,17 @@ class EarlyExiting(Classification):
     def load(cls, folder: Path, module: nn.Module | None = None) -> EarlyExit:
         """The network in `folder`; `module` is the backbone where it was the user's own."""
         return saving.load(folder, module)
+
+    def portable(
+        self, product: nn.Module, folder: Path, about: Mapping[str, Any], absent: Collection[str] = ()
+    ) -> Portable:
+        """The full pass, which says the logits of all exits."""
+        from stillroom.exporting.networks import early_exits
+
+        assert isinstance(product, EarlyExit)
+        config = read_config(folder)
+        base = super().portable(product, folder, about, absent)
+        return early_exits(base, product.backbone, config, saving.card(config, about))
 
     # -- copies -----------------------------------------------------------------------------------------------------
 
