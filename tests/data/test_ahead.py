@@ -6,6 +6,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -211,6 +213,28 @@ def test_processes_do_not_outlive_the_run(tmp_path: Path) -> None:
         except KeyboardInterrupt:
             assert stops
         assert len(traced.processes()) == 2 and gone(traced.processes())
+
+
+def test_processes_do_not_outlive_a_killed_run(tmp_path: Path) -> None:
+    job = (
+        "import sys, torch, time; from pathlib import Path; from working import Traced\n"
+        "from stillroom.data import TensorSource; from stillroom.plan import Feeder, Plan\n"
+        "source = TensorSource(torch.zeros(40, 1, 2, 2), torch.zeros(40), Traced(Path(sys.argv[1])))\n"
+        "feeder = Feeder(Plan(40, 8, 9, 0), source, 0, 1, 1, torch.device('cpu'), 2)\n"
+        "feeder.batches(0), print('begun', flush=True), time.sleep(600)\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    run = subprocess.Popen(
+        [sys.executable, "-c", job, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert run.stdout is not None and run.stdout.readline() == b"begun\n"
+    workers = Traced(tmp_path).processes()
+    servers = {int(Path(f"/proc/{w}/stat").read_text().rsplit(")", 1)[1].split()[1]) for w in workers}
+    run.kill()
+    run.wait()
+    assert workers and gone(workers | servers)
 
 
 def test_ctrl_c_is_left_to_the_training_process(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ a pure function of these: the bits are those of fetching here, whatever the numb
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -139,8 +141,17 @@ def _as_it_is(found: Any) -> Any:
 
 
 def _begin(worker: int) -> None:
-    """Ctrl-C reaches the whole group of processes: the training process saves, and stops the workers itself."""
+    """Leave Ctrl-C to the training process, which saves and stops its workers; end when that process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Torch's own watch looks at the process that forked this one: the server, which outlives a killed run."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _context() -> Any:
