@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -49,6 +50,39 @@ def torchdistill(problem: Problem, watch: Stopwatch) -> nn.Module:
     box.pre_epoch_process(epoch=0)
     for x, y in problem.batches():
         box.post_forward_process(box.forward_process(x, y, None))
+    watch.stop()
+    return student
+
+
+class Featured(nn.Module):
+    """A network as mdistiller wants it: logits, and features by name, of which its KD reads none."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, and nothing beside them."""
+        return self.network(x), {}
+
+
+def mdistiller(problem: Problem, watch: Stopwatch) -> nn.Module:
+    """mdistiller's KD in the loop of its trainer, on the CPU."""
+    sys.path += [os.environ["MDISTILLER"]] if os.environ["MDISTILLER"] not in sys.path else []
+    from mdistiller.distillers.KD import KD
+
+    weights = SimpleNamespace(CE_WEIGHT=1 - ALPHA, KD_WEIGHT=ALPHA)
+    config = SimpleNamespace(KD=SimpleNamespace(TEMPERATURE=TEMPERATURE, LOSS=weights))
+    student = problem.student()
+    distiller = KD(Featured(student), Featured(problem.teacher()), config)
+    optimizer = torch.optim.SGD(distiller.get_learnable_parameters(), LR, MOMENTUM, weight_decay=DECAY)
+    distiller.train()
+    watch.start()
+    for x, y in problem.batches():
+        optimizer.zero_grad()
+        _, losses = distiller(image=x, target=y, epoch=1)
+        sum(loss.mean() for loss in losses.values()).backward()
+        optimizer.step()
     watch.stop()
     return student
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from harness import Stopwatch
 from stillroom.data import TensorSource, load_images
 from stillroom.engine import Engine, Watcher
+from stillroom.keeping import Where
 from stillroom.method import Method
 from stillroom.models import build
 from stillroom.optim import Recipe
@@ -170,13 +171,16 @@ def fit(
     problem: Problem,
     method: Method,
     watch: Stopwatch,
-    keep: bool = False,
+    keep: Where = "no",
     whole: bool = False,
     teacher: Teacher | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Stillroom's Engine with its log and its checkpoint; `whole` times set-up and checkpoint as well."""
     recipe = Recipe(lr=LR, momentum=MOMENTUM, weight_decay=DECAY, schedule="constant")
-    engine = Engine(problem.epochs, problem.batch, recipe=recipe, keep_teacher=keep)
+    engine = Engine(
+        epochs=problem.epochs, batch_size=problem.batch, recipe=recipe, keep_teacher=keep, **options
+    )
     task = Fixed(problem=problem, teacher=teacher)
     with tempfile.TemporaryDirectory() as folder:
         if not whole:

@@ -23,7 +23,7 @@ NETWORKS = {"MLP": ("mlp:256", "mlp:12", 20), "CNN": ("cnn:32-64", "cnn:16-32-32
 """Teacher, student, epochs."""
 
 
-def ours(problem: Problem, watch: Any, **options: bool) -> Any:
+def ours(problem: Problem, watch: Any, **options: Any) -> Any:
     """The Engine."""
     return fit(problem, kd(), watch, **options)
 
@@ -35,7 +35,7 @@ def arms(problem: Problem) -> dict[str, Arm]:
         FUSED: partial(bare, problem, fused=True),
         "stillroom": partial(ours, problem),
         "stillroom, with set-up and checkpoint": partial(ours, problem, whole=True),
-        "stillroom, kept answers": partial(ours, problem, keep=True),
+        "stillroom, kept answers": partial(ours, problem, keep="memory"),
     }
     return found | {name: partial(arm, problem) for name, arm in PEERS.items() if installed(name)}
 
