@@ -177,16 +177,12 @@ class Keeper:
         """See that the answers to the batch's view are there; False where they are no function of a sample."""
         view, device, count = batch.view, batch.x.device, len(self.source)
         own = None if self._key else self._own(view, device)
-        folder = home() / digest({**self._key, "view": view})
+        key = {**self._key, "view": view}
+        folder = home() / digest(key)
         if own is not None and not (folder / ABOUT).is_file() and not self._settled(own, view, device):
             return False
         store = filled(
-            folder,
-            count,
-            self._block,
-            lambda rows: self._rows(rows, view, device),
-            "answers",
-            {**self._key, "view": view},
+            folder, count, self._block, lambda rows: self._rows(rows, view, device), "answers", key
         )
         if own is not None:
             self._see_answers(store, own)
