@@ -6,6 +6,7 @@ determines them. It is written in blocks; a killed making goes on after its last
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -159,7 +160,7 @@ def _open(
             "fewer, or set STILLROOM_CACHE to a folder on another disk"
         )
     mode = "w+" if fresh else "r+"
-    return {
+    arrays = {
         name: np.lib.format.open_memmap(
             place / f"{name}.npy",
             mode=mode,
@@ -168,3 +169,8 @@ def _open(
         )
         for name, value in first.items()
     }
+    for name in arrays if fresh else ():
+        # A mapped file has holes for its rows: a disk that is full when they are written would end the process.
+        with open(place / f"{name}.npy", "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(file.name))
+    return arrays
