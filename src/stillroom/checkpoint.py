@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,9 +75,17 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: Path) -
             value.copy_(state[key])
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors and see them on disk."""
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors and see them on disk; OSError where it takes them not."""
+    try:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 

@@ -16,7 +16,7 @@ from stillroom.claim import Claim, Grid, Rule, conclude, measure, prove, store_f
 from stillroom.config import from_plain
 from stillroom.console import comparison_tables, console, result_table, watcher
 from stillroom.engine import Engine
-from stillroom.errors import Interrupted, UserError
+from stillroom.errors import Interrupted, UserError, refused
 from stillroom.evidence import check_writable, read_evidence, record
 from stillroom.fitter import unwatched
 from stillroom.method import Method
@@ -100,6 +100,8 @@ def _run(job: Job, out: Path, resume: bool, command: str) -> int:
     if resume and Run.open(out).finished:
         to.print(f"run '{out}' is already finished")
         finished = Run.open(out)
+        if first and not (out / "report.html").is_file():  # stopped between its result and its page
+            _write_page(finished)
     else:
         watch = (lambda arm: watcher(arm, to)) if first else unwatched
         try:
@@ -130,10 +132,14 @@ def report(args: list[str], command: str) -> int:
     """`stillroom report DIR`."""
     name, rest = _first(args, "stillroom report DIR")
     parse(_Nothing, rest, "stillroom report DIR")
-    found = Run.open(Path(name))
-    assert found.result
-    console().print(f"page     {write_run_page(found.path)}")
+    console().print(f"page     {_write_page(Run.open(Path(name)))}")
     return 0
+
+
+def _write_page(run: Run) -> Path:
+    assert run.result
+    with refused(run.path, f"make room or make it writable, then stillroom report {run.path}"):
+        return write_run_page(run.path)
 
 
 @dataclass
@@ -167,7 +173,8 @@ class Spread:
 def _stoppable() -> Iterator[None]:
     """A measurement that is stopped says that it can go on."""
     try:
-        yield
+        with refused(Path(), "make room or make it writable, then the same command goes on from there"):
+            yield
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted("stopped: what is measured is kept, the same command goes on from there") from None
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONFIG, RESULT = "config.json", "result.json"
+_BEGUN = (f".{CONFIG}.part", ".lock")
+"""What a start leaves that was killed before there was a run."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Run:
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> Run:
         """Start a run in a new or empty folder; UserError where it is in use or cannot be written."""
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and any(file.name not in _BEGUN for file in path.iterdir()):
             way = "pass another folder"
             if (path / CONFIG).exists():
                 way = f"go on with --resume {path}, or pass another --out"

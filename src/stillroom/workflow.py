@@ -18,7 +18,7 @@ from stillroom import catalogue, checkpoint, facts
 from stillroom.checkpoint import write_json
 from stillroom.config import differences, flag_of, to_plain
 from stillroom.engine import Engine
-from stillroom.errors import UserError
+from stillroom.errors import UserError, refused
 from stillroom.fitter import Fitter, Watch, unwatched
 from stillroom.method import Method, Result
 from stillroom.reports.run_page import write_run_page
@@ -76,7 +76,8 @@ def execute(
     """Do `job` in the folder `out`, or go on with what is there; returns the run and the product.
 
     Raises UserError before anything is written where the job cannot work, where `out` is in use, or where
-    `resume` meets another job; Interrupted and NonFinite leave a folder that can be resumed.
+    `resume` meets another job; Interrupted, NonFinite and the UserError of a disk that refuses a write leave a
+    folder that can be resumed.
     """
     runtime = Runtime(job.engine.precision)
     if resume:
@@ -86,7 +87,8 @@ def execute(
         Run.create(out, job.config())
     runtime.barrier()
     run = Run(out)
-    with run.held() if runtime.main else nullcontext():
+    way = f"make room or make it writable, then go on with --resume {out}"
+    with refused(out, way), run.held() if runtime.main else nullcontext():
         work = _Work(job, run, runtime, watch)
         work.teacher()
         work.baseline()

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from stillroom.checkpoint import save_tensors, write_text
 from stillroom.errors import UserError, reason
 from stillroom.models.names import build, buildable
 
@@ -40,11 +41,9 @@ def save_student(folder: str | os.PathLike[str], module: nn.Module, config: Mapp
     tensors = portable_state(module)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{WEIGHTS}.partial"
-    save_file(tensors, partial, metadata=METADATA)
+    save_tensors(partial, tensors, METADATA)
     partial.replace(folder / WEIGHTS)
-    partial = folder / f".{CONFIG}.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / CONFIG)
+    write_text(folder / CONFIG, text)
 
 
 def load_student(folder: str | os.PathLike[str], module: nn.Module | None = None) -> nn.Module:
