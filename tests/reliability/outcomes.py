@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-CLOCKED = {"seconds", "costs", "cost", "finished", "command", "machine"}
+CLOCKED = ("seconds", "costs", "cost", "finished", "command", "machine")
 """Of result.json, what is read off a clock or says how the run was called."""
 
 
@@ -25,7 +25,7 @@ def left(run: Path) -> dict[str, Any]:
     for file in sorted([*run.rglob("metrics.jsonl"), *run.glob("student/*.safetensors")]):
         found[str(file.relative_to(run))] = file.read_bytes()
     assert (run / "report.html").stat().st_size > 1000
-    assert "student/model.safetensors" in found, "the run left no student"
+    assert any(name.startswith("student/") for name in found), "the run left no student"
     return found
 
 
@@ -36,5 +36,5 @@ def same(one: Path, other: Path) -> bool:
 
 def _unclocked(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _unclocked(v) for key, v in value.items() if key not in CLOCKED}
+        return {key: _unclocked(v) for key, v in value.items() if not key.startswith(CLOCKED)}
     return [_unclocked(v) for v in value] if isinstance(value, list) else value
