@@ -96,10 +96,13 @@ def _key(job: TeacherJob) -> dict[str, object]:
 
 def _kept(place: Path) -> tuple[float, dict[str, Tensor]]:
     """Seconds of training and weights of the teacher that is kept at `place`."""
+    weights = place / "weights.safetensors"
     try:
-        seconds = float(checkpoint.read_json(place / "about.json")["seconds"])
-        return seconds, checkpoint.load_tensors(place / "weights.safetensors")
-    except (UserError, KeyError, TypeError, ValueError):
+        about = checkpoint.read_json(place / "about.json")
+        if about.get("sum", checkpoint.checksum(weights)) != checkpoint.checksum(weights):
+            raise ValueError("the weights are not those that were written")
+        return float(about["seconds"]), checkpoint.load_tensors(weights)
+    except (UserError, AttributeError, KeyError, OSError, TypeError, ValueError):
         raise UserError(
             f"the kept teacher '{place}' is damaged: remove that folder, it is then trained anew"
         ) from None
@@ -113,7 +116,9 @@ def _keep(place: Path, job: TeacherJob, product: nn.Module, seconds: float) -> N
     try:
         part.mkdir()
         checkpoint.save_tensors(part / "weights.safetensors", checkpoint.weights(product))
-        checkpoint.write_json(part / "about.json", {"seconds": seconds, "made": time.time(), "key": _key(job)})
+        about = {"seconds": seconds, "made": time.time(), "key": _key(job)}
+        about["sum"] = checkpoint.checksum(part / "weights.safetensors")
+        checkpoint.write_json(part / "about.json", about)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
         raise
