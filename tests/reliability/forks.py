@@ -3,9 +3,9 @@
 A parent process imports what a run needs and then forks a child a run, so that fifty starts cost seconds and not
 minutes. A child is a process like any other: it has its own memory, locks and files, and SIGKILL ends it.
 
-A `fault` strikes at the `at`-th write (from 1) below a folder: "kill" is SIGKILL just before the write, "full" an
-OSError of a full disk in its place; "note" only lists the writes in a file. "limit" is the kernel's own: no file may
-grow beyond `at` bytes.
+A `fault` strikes at the `at`-th write (from 1) below a folder: "kill" is SIGKILL just before the write, "stop"
+SIGSTOP, "full" an OSError of a full disk in its place and in that of all later ones; "note" only lists the writes in
+a file. "limit" is the kernel's own: no file may grow beyond `at` bytes.
 """
 
 from __future__ import annotations
@@ -188,6 +188,8 @@ class Fault:
         if self.kind == "kill" and self.seen == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(60)
+        if self.kind == "stop" and self.seen == self.at:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if self.kind == "full" and self.seen >= self.at:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 

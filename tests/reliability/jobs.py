@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,3 +80,30 @@ def evidence(folder: str, date: str) -> int:
 
     os.environ["COLUMNS"] = "100"
     return main(["claims", "nkd-uskd", "--only", "nkd-digits", "--evidence", folder])
+
+
+def hold(folder: str) -> int:
+    """Take the lock of a run and let go of it."""
+    from stillroom.run import Run
+
+    def job() -> None:
+        with Run(Path(folder)).held():
+            pass
+
+    return said(job)
+
+
+def holder_with_worker(folder: str) -> int:
+    """Hold a run, and fork a process that does nothing for a minute."""
+    from stillroom.run import Run
+
+    with Run(Path(folder)).held():
+        worker = os.fork()
+        if not worker:
+            time.sleep(60)
+            os._exit(0)
+        part = Path(folder, "worker.part")
+        part.write_text(str(worker))
+        part.rename(Path(folder, "worker"))
+        time.sleep(60)
+    return 0
