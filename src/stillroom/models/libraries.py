@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from stillroom.errors import UserError, reason
+from stillroom.models.online import hub_or_cache
 
 # In training these give a tuple with the logits of auxiliary heads, which no loss of ours expects.
 WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
@@ -25,7 +27,8 @@ def from_timm(name: str, shape: Sequence[int], classes: int, pretrained: bool) -
     if not timm.is_model(name):
         raise UserError(_unknown("timm", name, timm.list_models()))
     try:
-        return timm.create_model(name, pretrained=pretrained, **timm_options(name, shape, classes))
+        with hub_or_cache() if pretrained else nullcontext():
+            return timm.create_model(name, pretrained=pretrained, **timm_options(name, shape, classes))
     except Exception as error:
         raise UserError(_unbuilt(f"timm:{name}", shape, pretrained, error)) from error
 
