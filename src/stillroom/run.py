@@ -18,6 +18,8 @@ from stillroom.history import read_fit
 if TYPE_CHECKING:
     from torch import nn
 
+    from stillroom.task import Task
+
 CONFIG, RESULT = "config.json", "result.json"
 _BEGUN = (f".{CONFIG}.part", ".lock")
 """What a start leaves that was killed before there was a run."""
@@ -93,7 +95,7 @@ class Run:
             raise UserError(
                 f"run '{self.path}' is of a task from '{home}': read '{self.path / 'student'}' with that task's load"
             )
-        return getattr(importlib.import_module(home), name).load(self.path / "student", module)
+        return _task_class(home, name, self.path / CONFIG).load(self.path / "student", module)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -113,6 +115,19 @@ class Run:
                 yield
             finally:
                 _HELD.discard(lock)
+
+
+def _task_class(home: str, name: str, config: Path) -> type[Task]:
+    """The task `name` of our own module `home`; UserError for anything else that a config can name."""
+    from stillroom.task import Task
+
+    try:
+        found = None if "__main__" in home else getattr(importlib.import_module(home), name)
+    except (AttributeError, ImportError):
+        found = None
+    if not isinstance(found, type) or not issubclass(found, Task):
+        raise UserError(f"'{config}' names the task '{home}:{name}', which Stillroom has not: restore the config")
+    return found
 
 
 def _check_empty(path: Path) -> None:
