@@ -13,6 +13,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stillroom.errors import UserError
+from stillroom.facts import versions
 
 PREFIX = "step-"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a reader sees the old one or the new one."""
+    """Write a file whole or not at all: a reader sees the old one or the new one.
+
+    Bytes in a path that are no text are written as escapes, which JSON reads back.
+    """
     part = path.with_name(f".{path.name}.part")
-    with open(part, "w", encoding="utf-8") as file:
+    with open(part, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -131,7 +136,7 @@ def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], sta
                 save_tensors(part / f"{stem}.safetensors", tensors)
         sizes = {stem: len(tensors) for stem, tensors in files.items() if tensors}
         sums = {stem: checksum(part / f"{stem}.safetensors") for stem in sizes}
-        whole = {**state, "files": sizes, "sums": sums}
+        whole = {**state, "files": sizes, "sums": sums, "versions": made_with()}
         write_json(part / "state.json", {**whole, "sum": _checksum_of(whole)})
         _discard(final)
         os.replace(part, final)
@@ -149,6 +154,12 @@ def _discard(path: Path) -> None:
         gone = path.with_name(f".part-{os.getpid()}-{path.name}")
         os.replace(path, gone)
         shutil.rmtree(gone)
+
+
+@cache
+def made_with() -> dict[str, str]:
+    """The versions that bits depend on."""
+    return {name: number for name, number in versions().items() if name in ("stillroom", "torch")}
 
 
 def checksum(path: Path) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -109,9 +110,21 @@ def _check_resumed(job: Job, out: Path) -> None:
             f"run '{out}' was started with {flag_of(path)} {old!r}, not {new!r}: drop the option, or start a new "
             "run with another --out"
         )
+    for path in out.rglob("*"):
+        if path.is_symlink():
+            raise UserError(
+                f"run '{out}' holds a link, '{path}': what it leads to could be written over, put the file itself there"
+            )
+    before: set[tuple[str, str]] = set()
     for folder in (out, *sorted((out / "arms").glob("*"))):
         for newest in checkpoint.listing(folder / "checkpoints")[-1:]:
-            checkpoint.load(newest)
+            before |= checkpoint.load(newest)[0].get("versions", {}).items()
+    for name, number in sorted(before - checkpoint.made_with().items()):
+        now = checkpoint.made_with().get(name, "not known")
+        warnings.warn(
+            f"run '{out}' was begun with {name} {number} and goes on with {now}: the end may differ in the last bits",
+            stacklevel=3,
+        )
 
 
 class _Work:
