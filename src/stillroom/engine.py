@@ -301,7 +301,7 @@ class _Fit:
         assert self.folder is not None
         self._finite(self.window.means(self.runtime.sum))
         for name, player in self.players.items():
-            if not all_finite(player.parameters):
+            if not all_finite(player.kept()):
                 self._stop_non_finite(f"a weight of player '{name}' is not finite at step {self.step}")
         if self.runtime.main:
             state = {

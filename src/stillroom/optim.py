@@ -6,7 +6,7 @@ Optimizers are torch's own, fused: a wrapper around them costs more than a small
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,6 +106,8 @@ class Player:
         if not named:
             raise ValueError(f"player '{name}' has no trainable parameters")
         self.optimizer = recipe.build(self.parameters)
+        # A mask of minus infinity is no running mean that went wrong.
+        self._sound = {key for key, b in module.named_buffers() if all_finite([b])}
         self.average = [p.detach().clone() for p in self.parameters] if recipe.ema else None
 
     def step(self, step: int, steps: int) -> None:
@@ -122,6 +124,11 @@ class Player:
             raw: list[Tensor] = list(self.parameters)
             with torch.no_grad():
                 torch._foreach_lerp_(self.average, raw, 1 - self.recipe.ema)
+
+    def kept(self) -> Iterator[Tensor]:
+        """The parameters, and the buffers that were finite to begin with."""
+        yield from self.parameters
+        yield from (b for key, b in self.module.named_buffers() if key in self._sound)
 
     def state(self) -> dict[str, Tensor]:
         """Optimizer state as flat tensors, `<parameter>|<slot>`."""
