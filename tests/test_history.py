@@ -51,7 +51,7 @@ def test_a_last_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
 def test_a_file_shorter_than_the_mark_is_not_filled_up(tmp_path: Path) -> None:
     history = filled(tmp_path / "metrics.jsonl")
     before = history.path.read_bytes()
-    with pytest.raises(UserError, match="metrics.jsonl' is shorter than the checkpoint says: "):
+    with pytest.raises(UserError, match="metrics.jsonl' is missing or shorter than the checkpoint says: "):
         history.cut(history.mark() + 1)
     assert history.path.read_bytes() == before
 
@@ -72,7 +72,9 @@ def test_no_path_no_rows(tmp_path: Path) -> None:
 
 
 def test_cutting_what_is_not_there_makes_nothing(tmp_path: Path) -> None:
-    History(tmp_path / "metrics.jsonl").cut(10)
+    History(tmp_path / "metrics.jsonl").cut(0)
+    with pytest.raises(UserError, match="metrics.jsonl' is missing or shorter"):
+        History(tmp_path / "metrics.jsonl").cut(10)
     assert not list(tmp_path.iterdir())
 
 

@@ -7,9 +7,13 @@ there is complete. Raw weights, averaged weights and optimizer state are separat
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
+import zlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +23,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stillroom.errors import UserError
+from stillroom.facts import versions
 from stillroom.sharding import local, own_part
 
 PREFIX = "step-"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a reader sees the old one or the new one."""
+    """Write a file whole or not at all: a reader sees the old one or the new one.
+
+    Bytes in a path that are no text are written as escapes, which JSON reads back.
+    """
     part = path.with_name(f".{path.name}.part")
-    with open(part, "w", encoding="utf-8") as file:
+    with open(part, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -47,7 +55,10 @@ def read_json(path: Path) -> Any:
         raise UserError(
             f"'{path}' does not exist: '{path.parent}' is not a folder that Stillroom wrote"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # of text, of JSON, of a number too long, of too deep a nest
         raise UserError(
             f"'{path}' is cut short or not JSON ({error}): restore it or start a new run"
         ) from None
@@ -74,9 +85,15 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: Path) -
             local(value).copy_(own_part(value, state[key]))
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors and see them on disk."""
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors and see them on disk; OSError where it takes them not."""
+    try:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
@@ -120,7 +137,9 @@ def save(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], sta
             if tensors:
                 save_tensors(part / f"{stem}.safetensors", tensors)
         sizes = {stem: len(tensors) for stem, tensors in files.items() if tensors}
-        write_json(part / "state.json", {**state, "files": sizes})
+        sums = {stem: checksum(part / f"{stem}.safetensors") for stem in sizes}
+        whole = {**state, "files": sizes, "sums": sums, "versions": made_with()}
+        write_json(part / "state.json", {**whole, "sum": _checksum_of(whole)})
         _discard(final)
         os.replace(part, final)
     except BaseException:
@@ -139,19 +158,28 @@ def _discard(path: Path) -> None:
         shutil.rmtree(gone)
 
 
+@cache
+def made_with() -> dict[str, str]:
+    """The versions that bits depend on."""
+    return {name: number for name, number in versions().items() if name in ("stillroom", "torch")}
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file: half a second a gigabyte, a small part of writing it."""
+    found = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            found = zlib.crc32(chunk, found)
+    return found
+
+
+def _checksum_of(state: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(state, sort_keys=True).encode())
+
+
 def load(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """State and files of the checkpoint at `path`; UserError where anything of it is missing or cut short."""
-    try:
-        state = read_json(path / "state.json")
-    except UserError:
-        raise UserError(
-            f"'{path / 'state.json'}' is missing or cut short: {_way_out(path / 'state.json')}"
-        ) from None
-    kinds = {"step": int, "seconds": float, "history": int, "window": dict, "files": dict}
-    if not isinstance(state, dict) or not all(
-        isinstance(state.get(key), kind) for key, kind in kinds.items()
-    ):
-        raise UserError(f"'{path}' is not a checkpoint of Stillroom's: {_way_out(path / 'state.json')}")
+    """State and files of the checkpoint at `path`; UserError where anything of it is missing, cut short or changed."""
+    state = _read_state(path)
     files = {stem: load_tensors(path / f"{stem}.safetensors") for stem in state["files"]}
     for stem, tensors in files.items():
         if len(tensors) != state["files"][stem]:
@@ -160,7 +188,36 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
                 f"'{path / stem}.safetensors' has {len(tensors)} tensors, not the {wanted} that were written"
             )
             raise UserError(f"{short}: {_way_out(path / stem)}")
+    for stem in files if "sums" in state else ():
+        if checksum(path / f"{stem}.safetensors") != state["sums"].get(stem):
+            changed = f"'{path / stem}.safetensors' is damaged, its bytes are not those that were written"
+            raise UserError(f"{changed}: {_way_out(path / stem)}")
     return state, files
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    file, way = path / "state.json", _way_out(path / "state.json")
+    try:
+        state = read_json(file)
+    except UserError:
+        raise UserError(f"'{file}' is missing or cut short: {way}") from None
+    if not isinstance(state, dict) or not _is_state(state):
+        raise UserError(f"'{path}' is not a checkpoint of Stillroom's: {way}")
+    summed = "sum" in state or "sums" in state  # checkpoints of earlier versions have no sums
+    if state.pop("sum", None) != _checksum_of(state) and summed:
+        raise UserError(f"'{file}' is damaged, it is not as it was written: {way}")
+    return state
+
+
+def _is_state(state: Mapping[str, Any]) -> bool:
+    kinds = {"step": int, "seconds": float, "history": int, "window": dict, "files": dict}
+    return (
+        all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+        and isinstance(state.get("sums", {}), dict)
+        and min(state["step"], state["history"], state["seconds"]) >= 0
+        and math.isfinite(state["seconds"])
+        and all(Path(stem).name == stem for stem in state["files"])  # a name is no way to somewhere else
+    )
 
 
 def clean(folder: Path) -> None:

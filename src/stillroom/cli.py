@@ -7,6 +7,7 @@ file imports no torch: `--help`, `list` and an unknown name answer at once.
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import shlex
 import sys
@@ -53,6 +54,9 @@ class ListOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter of a name is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn

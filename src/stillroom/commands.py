@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.markup import escape
 
 from stillroom import catalogue, tracking
 from stillroom.claim import Claim, Grid, Rule, conclude, measure, prove, store_for
 from stillroom.config import from_plain
 from stillroom.console import comparison_tables, console, result_table, watcher
 from stillroom.engine import Engine
-from stillroom.errors import Interrupted, UserError
+from stillroom.errors import Interrupted, UserError, printable, reason, refused
 from stillroom.evidence import check_writable, read_evidence, record
 from stillroom.fitter import unwatched
 from stillroom.method import Method
@@ -101,8 +102,10 @@ def _run(job: Job, out: Path, resume: bool, command: str, track: Sequence[str]) 
     to = console()
     if resume and Run.open(out).finished:
         if first:
-            to.print(f"run '{out}' is already finished")
+            to.print(printable(f"run '{out}' is already finished"), markup=False)
         finished = Run.open(out)
+        if first and not (out / "report.html").is_file():  # stopped between its result and its page
+            _write_page(finished)
     else:
         watch = (lambda arm: watcher(arm, to)) if first else unwatched
         try:
@@ -111,11 +114,18 @@ def _run(job: Job, out: Path, resume: bool, command: str, track: Sequence[str]) 
             raise Interrupted(
                 f"stopped, state saved: go on with stillroom run {job.method.name} --resume {out}"
             ) from None
+        except KeyboardInterrupt:
+            if not (out / "config.json").is_file():
+                raise
+            way = f"go on from the last checkpoint with stillroom run {job.method.name} --resume {out}"
+            raise Interrupted(f"stopped at once: {way}") from None
     if first:
-        result = finished.result
-        to.print(f"\n[bold]{result['verdict']['text']}[/bold]\n")
-        to.print(result_table(result))
-        to.print(f"\npage     {out / 'report.html'}\nstudent  {out / 'student'}")
+        with _as_left(finished):
+            result = finished.result
+            to.print(f"\n[bold]{escape(result['verdict']['text'])}[/bold]\n")
+            to.print(result_table(result))
+        there = printable(str(out))
+        to.print(f"\npage     {there}/report.html\nstudent  {there}/student", markup=False)
     return 0
 
 
@@ -133,9 +143,7 @@ def report(args: list[str], command: str) -> int:
     """`stillroom report DIR`."""
     name, rest = _first(args, "stillroom report DIR")
     parse(_Nothing, rest, "stillroom report DIR")
-    found = Run.open(Path(name))
-    assert found.result
-    console().print(f"page     {write_run_page(found.path)}")
+    console().print(f"page     {_write_page(Run.open(Path(name)))}", markup=False)
     return 0
 
 
@@ -144,6 +152,27 @@ def export(args: list[str], command: str) -> int:
     from stillroom.exporting.command import run_export
 
     return run_export(args)
+
+
+def _write_page(run: Run) -> Path:
+    way = f"make room or make it writable, then stillroom report {run.path}"
+    with _as_left(run), refused(run.path, way):
+        assert run.result
+        return write_run_page(run.path)
+
+
+@contextmanager
+def _as_left(run: Run) -> Iterator[None]:
+    """What can go wrong inside is that somebody has edited what a run left."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # of Python's or of the template's, by what was edited
+        raise UserError(
+            f"'{run.path / 'result.json'}' is not as the run left it ({type(error).__name__}: {reason(error)}): "
+            f"restore it, or remove it and go on with --resume {run.path}"
+        ) from error
 
 
 @dataclass
@@ -179,7 +208,8 @@ class Spread:
 def _stoppable() -> Iterator[None]:
     """A measurement that is stopped says that it can go on."""
     try:
-        yield
+        with refused(Path(), "make room or make it writable, then the same command goes on from there"):
+            yield
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted("stopped: what is measured is kept, the same command goes on from there") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from stillroom.errors import UserError
 
 T = TypeVar("T")
+_WAY = "restore config.json, or start a new run"
 
 
 def to_plain(value: Any) -> Any:
@@ -26,13 +28,37 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: type[T], plain: dict[str, Any]) -> T:
-    """The dataclass `kind` from what `to_plain` made of one; UserError for an unknown field."""
+    """The dataclass `kind` from what `to_plain` made of one; UserError for an unknown field or another type."""
+    if not isinstance(plain, dict):
+        raise UserError(f"config has {plain!r} for the options of {kind.__name__}: {_WAY}")
     hints = typing.get_type_hints(kind)
     names = {f.name for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
     odd = sorted(set(plain) - names)
     if odd:
         raise UserError(f"config has the option '{odd[0]}', which {kind.__name__} does not: start a new run")
+    for name, value in plain.items():
+        if not _fits(hints[name], value):
+            raise UserError(f"config has {value!r} for the option '{name}' of {kind.__name__}: {_WAY}")
     return kind(**{name: _typed(hints[name], value) for name, value in plain.items()})
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value that was read is one that an option of type `hint` can have been written as."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _fits(inner[0], value)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(one, value) for one in inner)
+    if origin is typing.Literal:
+        return any(value == one and type(value) is type(one) for one in inner)
+    if origin is tuple:
+        each = inner[:1] * len(value) if inner[1:] == (...,) and isinstance(value, list) else inner
+        return isinstance(value, list) and len(each) == len(value) and all(map(_fits, each, value))
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if hint is int:
+        return type(value) is int and abs(value) < 2**63
+    return type(value) is hint if hint in (bool, str, types.NoneType) else True
 
 
 def _typed(hint: Any, value: Any) -> Any:

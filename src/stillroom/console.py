@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +23,8 @@ from rich.table import Table
 from stillroom.engine import Watcher
 from stillroom.words import amount, span
 
+T = TypeVar("T")
+
 QUANTITIES = (
     ("accuracy", "accuracy", "test"),
     ("calibration error", "expected_calibration_error", "test"),
@@ -33,9 +37,37 @@ QUANTITIES = (
 )
 
 
+class Outlived:
+    """A stream whose reader may go (a pipe that is closed, a terminal that is hung up): then it takes all and says no more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, if somebody is there."""
+        return self._heard(lambda: self._stream.write(text)) or 0
+
+    def flush(self) -> None:
+        """Hand on what is written, if somebody is there."""
+        self._heard(self._stream.flush)
+
+    def _heard(self, call: Callable[[], T]) -> T | None:
+        try:
+            return call()
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            return None
+
+
 def console() -> Console:
-    """Where people read: standard output, as plain text where it is no terminal."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    """Where people read: standard output, as plain text where it is no terminal. A run goes on when they are gone."""
+    stream = cast(TextIO, Outlived(sys.stdout))
+    return Console(file=stream, highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 class Bars(Watcher):

@@ -330,7 +330,7 @@ class _Fit:
         assert self.folder is not None
         self._finite(self.window.means(self.runtime.sum))
         for name, player in self.players.items():
-            if any(self.runtime.agree(not all_finite(player.parameters))):
+            if any(self.runtime.agree(not all_finite(player.kept()))):
                 self._stop_non_finite(f"a weight of player '{name}' is not finite at step {self.step}")
         tensors = self._tensors()
         if self.runtime.main:
@@ -378,6 +378,8 @@ class _Fit:
             player.load_ema(files.get(f"{name}.ema", {}))
             player.load_state(files.get(f"{name}.optimizer", {}))
         self.method.load_state(files.get("method", {}))
+        if state["step"] > self.plan.steps:
+            raise ValueError(f"it is at step {state['step']} of {self.plan.steps}")
         self.window.load(state["window"])
         self.history.cut(state["history"])
         self.step, self.seconds_before = state["step"], state["seconds"]
@@ -385,12 +387,14 @@ class _Fit:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Whether SIGINT or SIGTERM came; the second one is no longer caught."""
+    """Whether SIGINT, SIGTERM or SIGHUP came; the second one is no longer caught."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if before[signal.SIGHUP] == signal.SIG_IGN:  # as `nohup` wants it
+        del before[signal.SIGHUP]
 
     def ask(number: int, frame: object) -> None:
         asked.set()

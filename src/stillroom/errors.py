@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+"""What a disk answers that is full, read-only, forbidden or broken."""
 
 
 class UserError(Exception):
     """Input that Stillroom cannot work with.
 
     The message is one line that names the thing, the value and the way out; the command line prints it
-    without a traceback and exits with status 2.
+    without a traceback and exits with status 2. What a terminal would obey or break the line at (names of files
+    and tensors may hold anything) is shown as an escape.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class NonFinite(UserError):
@@ -19,6 +30,23 @@ class NonFinite(UserError):
 
 class Interrupted(Exception):
     """The run was asked to stop, has saved its state and can be resumed."""
+
+
+def printable(text: str) -> str:
+    """The text with every character that cannot be printed (control, direction, line ends) as its escape."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+@contextmanager
+def refused(place: Path, way: str) -> Iterator[None]:
+    """What the disk refuses inside becomes a UserError of the file (`place`, where none is named) and the way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        file = error.filename or place
+        raise UserError(f"'{file}' is refused by the disk ({error.strerror}): {way}") from error
 
 
 def reason(error: Exception) -> str:

@@ -36,11 +36,11 @@ class History:
 
     def cut(self, mark: int) -> None:
         """Forget what was written after `mark`."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or not (mark or self.path.exists()):
             return
-        if self.path.stat().st_size < mark:
+        if not self.path.exists() or self.path.stat().st_size < mark:
             raise UserError(
-                f"'{self.path}' is shorter than the checkpoint says: restore it, or start a new run with another --out"
+                f"'{self.path}' is missing or shorter than the checkpoint says: restore it, or start a new run with another --out"
             )
         os.truncate(self.path, mark)
 

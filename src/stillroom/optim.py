@@ -6,7 +6,7 @@ Optimizers are torch's own, fused: a wrapper around them costs more than a small
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,6 +114,8 @@ class Player:
         self.cut = [i for i, p in enumerate(self.whole) if is_cut(p)]
         self.uncut = [p for p, whole in zip(self.parameters, self.whole, strict=True) if not is_cut(whole)]
         self.optimizer = recipe.build(self.parameters)
+        # A mask of minus infinity is no running mean that went wrong.
+        self._sound = {key for key, b in module.named_buffers() if all_finite([b])}
         self.average = [p.detach().clone() for p in self.parameters] if recipe.ema else None
 
     def take_gradients(self) -> list[Tensor]:
@@ -153,6 +155,11 @@ class Player:
             squares.append(norm.to(self.parameters[0].device).square())
         norm = (total(squares[0]) + squares[1]).sqrt()
         nn.utils.clip_grads_with_norm_(self.parameters, largest, norm, foreach=True)
+
+    def kept(self) -> Iterator[Tensor]:
+        """The parameters, and the buffers that were finite to begin with."""
+        yield from self.parameters
+        yield from (b for key, b in self.module.named_buffers() if key in self._sound)
 
     def state(self) -> dict[str, Tensor]:
         """Optimizer state as flat tensors, `<parameter>|<slot>`, cut as the parameters are."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from stillroom.checkpoint import read_json, write_json
 from stillroom.errors import UserError
@@ -18,7 +18,11 @@ from stillroom.history import read_fit
 if TYPE_CHECKING:
     from torch import nn
 
+    from stillroom.task import Task
+
 CONFIG, RESULT = "config.json", "result.json"
+_BEGUN = (f".{CONFIG}.part", ".lock")
+"""What a start leaves that was killed before there was a run."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,12 @@ class Run:
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> Run:
         """Start a run in a new or empty folder; UserError where it is in use or cannot be written."""
-        if path.is_dir() and any(path.iterdir()):
-            way = "pass another folder"
-            if (path / CONFIG).exists():
-                way = f"go on with --resume {path}, or pass another --out"
-            raise UserError(f"--out '{path}' is not empty: {way}")
+        _check_empty(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_json(path / CONFIG, config)
+            with cls(path).held():
+                _check_empty(path)  # another may have started since
+                write_json(path / CONFIG, config)
         except OSError as error:
             raise UserError(
                 f"--out '{path}' cannot be written ({error.strerror}): pass another folder"
@@ -93,18 +95,61 @@ class Run:
             raise UserError(
                 f"run '{self.path}' is of a task from '{home}': read '{self.path / 'student'}' with that task's load"
             )
-        return getattr(importlib.import_module(home), name).load(self.path / "student", module)
+        return _task_class(home, name, self.path / CONFIG).load(self.path / "student", module)
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from writing to this run; UserError where one does."""
-        with open(self.path / ".lock", "w") as lock:
+        with open(self.path / ".lock", "a", opener=_no_link) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(
                     f"run '{self.path}' is in use by another process: wait for it or pass another --out"
                 ) from None
+            lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            yield
+            _HELD.add(lock)
+            try:
+                yield
+            finally:
+                _HELD.discard(lock)
+
+
+def _task_class(home: str, name: str, config: Path) -> type[Task]:
+    """The task `name` of our own module `home`; UserError for anything else that a config can name."""
+    from stillroom.task import Task
+
+    try:
+        found = None if "__main__" in home else getattr(importlib.import_module(home), name)
+    except (AttributeError, ImportError):
+        found = None
+    if not isinstance(found, type) or not issubclass(found, Task):
+        raise UserError(
+            f"'{config}' names the task '{home}:{name}', which Stillroom has not: restore the config"
+        )
+    return found
+
+
+def _check_empty(path: Path) -> None:
+    if path.is_dir() and any(file.name not in _BEGUN for file in path.iterdir()):
+        way = "pass another folder"
+        if (path / CONFIG).exists():
+            way = f"go on with --resume {path}, or pass another --out"
+        raise UserError(f"--out '{path}' is not empty: {way}")
+
+
+def _no_link(path: str, flags: int) -> int:
+    """For `open`: a link is not followed, since the file that it leads to would be written over."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _let_go() -> None:
+    """A forked process (one that loads data) would hold the lock for as long as it outlives the run."""
+    for lock in _HELD:
+        lock.close()
+
+
+_HELD: set[IO[str]] = set()
+os.register_at_fork(after_in_child=_let_go)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from stillroom import checkpoint
 from stillroom.config import digest, to_plain
 from stillroom.engine import Engine, Watcher
-from stillroom.errors import UserError
+from stillroom.errors import UserError, reason
 from stillroom.facts import versions
 from stillroom.runtime import Runtime
 from stillroom.task import Task, TeacherJob
@@ -83,7 +84,14 @@ def train_once(
     result = job.engine.fit(job.method, job.task, job.seed, folder, watcher())
     runtime = Runtime()
     if runtime.main:
-        _keep(place, job, result.product, result.seconds)
+        try:
+            _keep(place, job, result.product, result.seconds)
+        except OSError as error:  # a teacher in hand is not given up for a cache that is full or not writable
+            warnings.warn(
+                f"the teacher is not kept, '{cache()}' refuses it ({reason(error)}): another run trains its own, "
+                "unless STILLROOM_CACHE is a folder on another disk",
+                stacklevel=2,
+            )
     runtime.barrier()
     return result.product, Taught(result.seconds, kept=False)
 
@@ -108,10 +116,13 @@ def _key(job: TeacherJob) -> dict[str, object]:
 
 def _kept(place: Path) -> tuple[float, dict[str, Tensor]]:
     """Seconds of training and weights of the teacher that is kept at `place`."""
+    weights = place / "weights.safetensors"
     try:
-        seconds = float(checkpoint.read_json(place / "about.json")["seconds"])
-        return seconds, checkpoint.load_tensors(place / "weights.safetensors")
-    except (UserError, KeyError, TypeError, ValueError):
+        about = checkpoint.read_json(place / "about.json")
+        if about.get("sum", checkpoint.checksum(weights)) != checkpoint.checksum(weights):
+            raise ValueError("the weights are not those that were written")
+        return float(about["seconds"]), checkpoint.load_tensors(weights)
+    except (UserError, AttributeError, KeyError, OSError, TypeError, ValueError):
         raise UserError(
             f"the kept teacher '{place}' is damaged: remove that folder, it is then trained anew"
         ) from None
@@ -122,9 +133,15 @@ def _keep(place: Path, job: TeacherJob, product: nn.Module, seconds: float) -> N
     place.parent.mkdir(parents=True, exist_ok=True)
     part = place.with_name(f".{place.name}-{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    checkpoint.save_tensors(part / "weights.safetensors", checkpoint.weights(product))
-    checkpoint.write_json(part / "about.json", {"seconds": seconds, "made": time.time(), "key": _key(job)})
+    try:
+        part.mkdir()
+        checkpoint.save_tensors(part / "weights.safetensors", checkpoint.weights(product))
+        about = {"seconds": seconds, "made": time.time(), "key": _key(job)}
+        about["sum"] = checkpoint.checksum(part / "weights.safetensors")
+        checkpoint.write_json(part / "about.json", about)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     if place.is_dir() and not (place / "about.json").is_file():
         shutil.rmtree(place)  # what is left of a damaged one
     try:

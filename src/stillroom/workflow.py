@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -18,7 +19,7 @@ from stillroom import catalogue, checkpoint, facts
 from stillroom.checkpoint import write_json
 from stillroom.config import differences, flag_of, to_plain
 from stillroom.engine import Engine
-from stillroom.errors import UserError
+from stillroom.errors import UserError, refused
 from stillroom.fitter import Fitter, Watch, unwatched
 from stillroom.keeping import foresee
 from stillroom.method import Method, Result
@@ -86,7 +87,8 @@ def execute(
     `track` are the trackers that are told of it, by name.
 
     Raises UserError before anything is written where the job cannot work, where `out` is in use, or where
-    `resume` meets another job; Interrupted and NonFinite leave a folder that can be resumed.
+    `resume` meets another job; Interrupted, NonFinite and the UserError of a disk that refuses a write leave a
+    folder that can be resumed.
     """
     runtime = Runtime(job.engine.precision)
     if resume:
@@ -97,7 +99,8 @@ def execute(
         Run.create(out, job.config())
     runtime.barrier()
     run = Run(out)
-    with run.held() if runtime.main else nullcontext(), tracking:
+    way = f"make room or make it writable, then go on with --resume {out}"
+    with refused(out, way), run.held() if runtime.main else nullcontext(), tracking:
         work = _Work(job, run, runtime, tracking.watch(watch))
         work.teacher()
         work.baseline()
@@ -122,9 +125,21 @@ def _check_resumed(job: Job, out: Path) -> None:
             f"run '{out}' was started with {flag_of(path)} {old!r}, not {new!r}: drop the option, or start a new "
             "run with another --out"
         )
+    for path in out.rglob("*"):
+        if path.is_symlink():
+            raise UserError(
+                f"run '{out}' holds a link, '{path}': what it leads to could be written over, put the file itself there"
+            )
+    before: set[tuple[str, str]] = set()
     for folder in (out, *sorted((out / "arms").glob("*"))):
         for newest in checkpoint.listing(folder / "checkpoints")[-1:]:
-            checkpoint.load(newest)
+            before |= checkpoint.load(newest)[0].get("versions", {}).items()
+    for name, number in sorted(before - checkpoint.made_with().items()):
+        now = checkpoint.made_with().get(name, "not known")
+        warnings.warn(
+            f"run '{out}' was begun with {name} {number} and goes on with {now}: the end may differ in the last bits",
+            stacklevel=3,
+        )
 
 
 class _Work:

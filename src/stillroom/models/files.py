@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from stillroom.checkpoint import save_tensors, write_text
 from stillroom.errors import UserError, reason
 from stillroom.models.names import build, buildable
 
@@ -40,11 +41,9 @@ def save_student(folder: str | os.PathLike[str], module: nn.Module, config: Mapp
     tensors = portable_state(module)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{WEIGHTS}.partial"
-    save_file(tensors, partial, metadata=METADATA)
+    save_tensors(partial, tensors, METADATA)
     partial.replace(folder / WEIGHTS)
-    partial = folder / f".{CONFIG}.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / CONFIG)
+    write_text(folder / CONFIG, text)
 
 
 def load_student(folder: str | os.PathLike[str], module: nn.Module | None = None) -> nn.Module:
@@ -71,7 +70,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"student config '{path}' cannot be read: {FINISHED}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"student config '{path}' is no JSON ({reason(error)}): {AGAIN}") from error
     if not isinstance(config, dict):
         raise UserError(f"student config '{path}' is not a JSON object: {AGAIN}")
@@ -114,9 +113,14 @@ def _rebuild(folder: Path) -> nn.Module:
             f"{where} names no known architecture ({name!r}): pass load_student(folder, module=...)"
         )
     shape, classes = config.get("shape"), config.get("classes")
-    if not isinstance(shape, list) or not isinstance(classes, int) or {type(size) for size in shape} != {int}:
+    if not isinstance(shape, list) or type(classes) is not int or {type(size) for size in shape} != {int}:
         raise UserError(f"{where} has shape {shape!r} and {classes!r} classes: {AGAIN}")
-    return build(name, shape=shape, classes=classes, seed=0)
+    try:
+        return build(name, shape=shape, classes=classes, seed=0)
+    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:  # sizes that no memory holds
+        raise UserError(
+            f"{where} asks for a network that cannot be built ({reason(error)}): {AGAIN}"
+        ) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

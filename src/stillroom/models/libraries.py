@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from stillroom.errors import UserError, reason
 from stillroom.models.inputs import Inputs, of_timm, of_torchvision
+from stillroom.models.online import hub_or_cache
 
 # In training these give a tuple with the logits of auxiliary heads, which no loss of ours expects.
 WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
@@ -34,7 +36,8 @@ def from_timm(name: str, shape: Sequence[int], classes: int, pretrained: bool) -
     """
     timm = _known_timm(name)
     try:
-        return timm.create_model(name, pretrained=pretrained, **timm_options(name, shape, classes))
+        with hub_or_cache() if pretrained else nullcontext():
+            return timm.create_model(name, pretrained=pretrained, **timm_options(name, shape, classes))
     except Exception as error:
         raise UserError(_unbuilt(f"timm:{name}", shape, pretrained, error)) from error
 

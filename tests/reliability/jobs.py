@@ -1,0 +1,109 @@
+"""What children do besides running the command line; each returns an exit status."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+def said(job: Callable[[], None]) -> int:
+    """Do `job` as the command line does a command."""
+    from stillroom import cli
+
+    def dispatch(_: list[str]) -> int:
+        job()
+        return 0
+
+    cli._dispatch = dispatch
+    return cli.main([])
+
+
+class Usage(NamedTuple):
+    free: int
+
+
+def kept_samples(crowded: str = "") -> int:
+    """Three arrays of 200 kB on a disk of a megabyte, which another program fills once there seems to be room."""
+    import torch
+
+    from stillroom import commands
+    from stillroom.generators.parts import store
+    from stillroom.teaching import cache
+
+    usage, filler = shutil.disk_usage, cache() / "filler"
+
+    def and_then_full(place: Path) -> Any:
+        free = usage(place).free
+        filler.write_bytes(bytes(500_000))
+        return Usage(free)
+
+    shutil.disk_usage = and_then_full if crowded else usage
+
+    def make(rows: range) -> dict[str, torch.Tensor]:
+        return {name: torch.ones(len(rows), 50) for name in "abc"}
+
+    def job() -> None:
+        with commands._stoppable():
+            made = store.kept_store("pairs", {}, 1000, make)
+        assert bool((made.rows("c") == 1).all())
+
+    return said(job)
+
+
+def evidence(folder: str, date: str) -> int:
+    """`stillroom claims` of a claim that has been measured in no time."""
+    from stillroom import commands
+
+    entry = {
+        "name": "nkd-digits",
+        "says": "s",
+        "notes": "",
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "seeds": [0],
+        "arms": {},
+        "comparisons": [],
+        "verdict": "inconclusive",
+        "date": date,
+        "versions": {},
+        "machine": {},
+        "task": {},
+        "engine": {},
+        "seconds": 1.0,
+    }
+    commands.prove = lambda *_: dict(entry)
+    from stillroom.cli import main
+
+    os.environ["COLUMNS"] = "100"
+    return main(["claims", "nkd-uskd", "--only", "nkd-digits", "--evidence", folder])
+
+
+def hold(folder: str) -> int:
+    """Take the lock of a run and let go of it."""
+    from stillroom.run import Run
+
+    def job() -> None:
+        with Run(Path(folder)).held():
+            pass
+
+    return said(job)
+
+
+def holder_with_worker(folder: str) -> int:
+    """Hold a run, and fork a process that does nothing for a minute."""
+    from stillroom.run import Run
+
+    with Run(Path(folder)).held():
+        worker = os.fork()
+        if not worker:
+            time.sleep(60)
+            os._exit(0)
+        part = Path(folder, "worker.part")
+        part.write_text(str(worker))
+        part.rename(Path(folder, "worker"))
+        time.sleep(60)
+    return 0
