@@ -17,7 +17,7 @@ from stillroom.models.libraries import timm_made, timm_options, torchvision_made
 from stillroom.models.names import OURS, build
 from stillroom.models.probing import quietly
 from stillroom.models.transplanting import transplant
-from stillroom.models.wrapping import describe, is_transformers, rewrapped, told, wrapped_core
+from stillroom.models.wrapping import core_of, describe, is_transformers, rewrapped, told
 from stillroom.seeds import seeded
 
 EXAMPLE = "shrink:depth=0.5,width=0.5"
@@ -77,11 +77,12 @@ def shrink(
       Of a tensor that is smaller then, the leading part in every dimension is copied.
 
     Both 1 give a copy. Networks of transformers, of timm and our own are made anew from their smaller config or name;
-    of any other module a copy loses blocks, and width has to be 1. Wrappers stay around what is inside. `example`
+    of any other module a copy loses blocks, and width has to be 1. Wrappers stay around what is inside; their linear
+    layers that read a network of transformers, by its hidden size, read less of it. `example`
     [1, ...] is an input, needed for networks of timm by name and our own, and to tell blocks that change shapes. Fresh
     weights, where the teacher has none that fit, depend on `seed`. Raises UserError where nothing can be made smaller.
     """
-    core = wrapped_core(network)
+    core = core_of(network)
     if depth == width == 1:
         return copy.deepcopy(network).requires_grad_(True).train()
     with seeded(seed):
@@ -91,7 +92,20 @@ def shrink(
             f"{Shrink(depth, width).name} leaves {type(core).__name__} as it is, which has too few repeated blocks, or "
             "sizes too small: pass a smaller share, or --task.student by name"
         )
-    return rewrapped(network, inner).requires_grad_(True).train()
+    made = rewrapped(network, inner)
+    if is_transformers(core):
+        _narrow_readers(made, inner, getattr(core.config, "hidden_size", 0) if width != 1 else 0)
+    return made.requires_grad_(True).train()
+
+
+def _narrow_readers(whole: nn.Module, core: Any, before: int) -> None:
+    """Of the linear layers around `core` that take its old hidden size the inputs that are left of it."""
+    now = getattr(core.config, "hidden_size", before)
+    own = {id(part) for part in core.modules()}
+    for part in whole.modules():
+        if id(part) not in own and isinstance(part, nn.Linear) and part.in_features == before != now:
+            part.weight = nn.Parameter(part.weight.detach()[:, :now].clone())
+            part.in_features = now
 
 
 def _size(network: nn.Module) -> int:
@@ -131,7 +145,7 @@ def _without_blocks(
 ) -> nn.Module:
     """A copy of `made`, which is `core` or a narrower one, with fewer blocks."""
     whole = network if made is core else rewrapped(network, made)
-    inside = wrapped_core(whole)
+    inside = core_of(whole)
     prefix = next(path for path, part in whole.named_modules() if part is inside)
     found = blocks_to_keep(whole, depth, example)
     kept = {path[len(prefix) :].lstrip("."): ids for path, ids in found.items() if path.startswith(prefix)}

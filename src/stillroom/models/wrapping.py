@@ -128,19 +128,21 @@ def library_module(module: nn.Module) -> nn.Module:
 
 
 def rewrapped(module: nn.Module, inner: nn.Module) -> nn.Module:
-    """A copy of `module`, a wrapper or several, around `inner` in place of what `library_module` gives.
-
-    Any module that keeps a network of transformers as `network` counts as a wrapper.
-    """
-    core = wrapped_core(module)
+    """A copy of `module`, in which `inner` stands in place of `core_of(module)`."""
+    core = core_of(module)
     return inner if core is module else copy.deepcopy(module, {id(core): inner})
 
 
-def wrapped_core(module: nn.Module) -> nn.Module:
-    """As `library_module`, and within wrappers of other rooms that keep a network of transformers as `network`."""
+def core_of(module: nn.Module) -> nn.Module:
+    """The network of transformers somewhere in `module`, where there is one alone; else as `library_module`."""
     inner = library_module(module)
-    held = getattr(inner, "network", None)
-    return held if isinstance(held, nn.Module) and is_transformers(held) else inner
+    found: dict[str, nn.Module] = {}
+    for path, part in inner.named_modules():
+        if is_transformers(part) and not any(f"{path}.".startswith(f"{above}.") for above in found):
+            found[path] = part
+            if not path:
+                break
+    return next(iter(found.values())) if len(found) == 1 else inner
 
 
 def rescaled_for(
