@@ -316,7 +316,7 @@ def test_a_sentence_encoder_is_pooled_over_its_tokens_alone(tmp_path: Path) -> N
 
 
 def test_a_pooled_student_is_a_folder_of_sentence_transformers(tmp_path: Path) -> None:
-    """Outside the tests `SentenceTransformer(folder).encode(texts)` of 5.1 gave these logits to 1e-5."""
+    """Outside the tests `SentenceTransformer(folder).encode(texts)` of 6.2.0 gave these very logits."""
     network = encoder(str(sentence_folder(tmp_path / "one"))).eval()
     two = tmp_path / "two"
     save_text(two, network, tokenizer(), {"length": 64, "classes": CLASSES})
