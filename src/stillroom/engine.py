@@ -8,11 +8,8 @@ the same bits as one that was not; the first loss that is not finite stops the r
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +29,7 @@ from stillroom.plan import BIND, GLOBAL, Feeder, Plan
 from stillroom.runtime import Precision, Runtime, backward
 from stillroom.seeds import seed_of, seeded
 from stillroom.sharding import assemble, cut_networks, explained, gathered, graph_leaves
+from stillroom.stopping import stop_signals
 from stillroom.task import Task
 from stillroom.window import Window
 
@@ -177,7 +175,7 @@ class _Fit:
         self._restore()
         self.watcher.begins(self.plan.steps, self.step)
         try:
-            with self.runtime.private_random(), _stop_signals() as stop:
+            with self.runtime.private_random(), stop_signals() as stop:
                 while self.step < self.plan.steps:
                     self._train()
                     self._look_after(stop)
@@ -383,27 +381,3 @@ class _Fit:
         self.window.load(state["window"])
         self.history.cut(state["history"])
         self.step, self.seconds_before = state["step"], state["seconds"]
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Whether SIGINT, SIGTERM or SIGHUP came; the second one is no longer caught."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    if before[signal.SIGHUP] == signal.SIG_IGN:  # as `nohup` wants it
-        del before[signal.SIGHUP]
-
-    def ask(number: int, frame: object) -> None:
-        asked.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from stillroom.data.packing import IGNORED, PAD
 from stillroom.data.texts import load_texts
 from stillroom.errors import UserError
+from stillroom.models.shrinking import shrink
 from stillroom.models.text_files import load_text, save_text
 from stillroom.models.text_names import build_causal, build_encoder
 from stillroom.models.text_places import SHORT, folder_of, has_head, same_tokens
-from stillroom.models.text_shrinking import shrink_text as shrink
 from stillroom.models.texts import Causal, Encoder, MeanPooled, check_packing, positions
 from text_toys import TEXTS, config, saved, tokenizer
 from toys import same
@@ -487,7 +487,7 @@ def test_a_pickle_in_a_model_folder_never_runs(tmp_path: Path) -> None:
 def test_half_the_layers_are_the_first_the_last_and_those_between(family: str, tmp_path: Path) -> None:
     layers = {"gpt2": "n_layer", "distilbert": "n_layers"}.get(family, "num_hidden_layers")
     teacher = encoder(str(saved(tmp_path, family, **{layers: 4})))
-    student = shrink(teacher, 0.5, 1.0, seed=3)
+    student = shrink(teacher, 0.5, 1.0, seed=3, example=rows())
     assert isinstance(student, Encoder)
     config = student.network.config
     assert config.num_hidden_layers == 2
@@ -518,11 +518,6 @@ def test_shrinking_by_nothing_is_a_copy(tmp_path: Path) -> None:
     student = shrink(teacher, 1.0, 1.0, seed=3)
     assert same(student.state_dict(), teacher.state_dict())
     assert student.network is not teacher.network
-
-
-def test_only_transformers_models_are_shrunk() -> None:
-    with pytest.raises(UserError, match="Linear is no transformers model"):
-        shrink(nn.Linear(2, 2), 0.5, 1.0, 0)
 
 
 def test_the_packaged_encoder_is_known_by_a_short_name() -> None:

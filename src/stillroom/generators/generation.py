@@ -387,19 +387,11 @@ class Generation(Task):
 
     def quick(self) -> Generation:
         """Small networks, a moment of teaching, few samples."""
-        return self.but(
-            data=self.data if self.data in POINTS else "digits",
-            teacher=smallest(self.teacher),
-            student=smallest(self.student),
-            teacher_steps=30,
-            teacher_batch_size=32,
-            points=600,
-            score_samples=60,
-            features="pixels",
-            image_size=None,
-            autoencoder="",
-            steps=min(self.steps, 3),
-        )
+        small = {"teacher_steps": 30, "teacher_batch_size": 32, "points": 600, "score_samples": 60}
+        plain = {"features": "pixels", "image_size": None, "autoencoder": "", "steps": min(self.steps, 3)}
+        data = self.data if self.data in POINTS else "digits"
+        networks = {"teacher": smallest(self.teacher), "student": smallest(self.student)}
+        return self.but(data=data, **networks, **small, **plain)
 
 
 _LATENTS: dict[tuple[str, str], LatentSpace] = {}

@@ -16,7 +16,6 @@ from stillroom.exporting.forms import Portable
 from stillroom.models import check, load_student, read_config, save_student
 from stillroom.models.bringing import Fitting
 from stillroom.models.names import buildable, weighty
-from stillroom.models.shrinking import shrink
 from stillroom.models.wrapping import adapted, describe
 from stillroom.predictors.labelled import LabelledTask, stratified
 from stillroom.predictors.parts.card import write_card
@@ -138,8 +137,7 @@ class Classification(LabelledTask):
         if role == "teacher":
             return fitting.teacher(name, seed, self.teacher_weights == "pretrained")
         if self.derived:
-            depth, width = self.shares()
-            return shrink(self.parent(), depth, width, seed=seed, example=self.example())
+            return self.derive(seed)
         return fitting.student(name, seed)
 
     def given_network(self, role: str) -> nn.Module:

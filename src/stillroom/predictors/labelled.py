@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stillroom import metrics
 from stillroom.data import Source
 from stillroom.errors import UserError
-from stillroom.models.shrinking import is_shrink, parse_shrink
+from stillroom.models.shrinking import is_shrink, parse_shrink, shrink
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
 from stillroom.task import Task, TeacherJob
@@ -112,14 +112,10 @@ class LabelledTask(Task):
         """See the base."""
         return "student" not in self.given and is_shrink(self.student)
 
-    def shares(self) -> tuple[float, float]:
-        """Depth and width of a derived student, each in (0, 1]."""
-        wanted = parse_shrink(self.student)
-        return wanted.depth, wanted.width
-
-    def parent(self) -> nn.Module:
-        """The teacher's network, of which a derived student is made; UserError where there is none, or several."""
+    def derive(self, seed: int) -> nn.Module:
+        """The student that is made of the teacher; UserError where there is no teacher, or several."""
         name = self.student
+        wanted = parse_shrink(name)
         if self.teacher == "none" and "teacher" not in self.given and not self.weights:
             raise UserError(f"student '{name}' is made of the teacher and --task.teacher is 'none': pass one")
         network = self.make_teacher().module
@@ -127,7 +123,7 @@ class LabelledTask(Task):
             raise UserError(
                 f"student '{name}' is made of one teacher, and there are several: pass --task.student"
             )
-        return network
+        return shrink(network, wanted.depth, wanted.width, seed=seed, example=self.example())
 
     @property
     def weights(self) -> str:

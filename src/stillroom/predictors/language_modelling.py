@@ -17,11 +17,10 @@ from stillroom.data.texts import TextData, load_texts
 from stillroom.data.tokens import read_tokenizer
 from stillroom.errors import UserError, require
 from stillroom.exporting.forms import Portable
-from stillroom.models.shrinking import is_shrink, parse_shrink
+from stillroom.models.shrinking import is_shrink, parse_shrink, shrink
 from stillroom.models.text_files import load_text, wrapped
 from stillroom.models.text_names import build_causal
 from stillroom.models.text_places import folder_of, same_tokens
-from stillroom.models.text_shrinking import shrink_text
 from stillroom.models.texts import Causal
 from stillroom.optim import Recipe
 from stillroom.predictors.parts import language_folder, language_scores
@@ -160,7 +159,7 @@ class LanguageModelling(Task):
             return given()
         if role == "student" and self.derived:
             wanted = parse_shrink(name)
-            return shrink_text(self.make_teacher().module, wanted.depth, wanted.width, seed)
+            return shrink(self.make_teacher().module, wanted.depth, wanted.width, seed=seed)
         return build_causal(name, tokenizer=tokenizer, length=self.length, seed=seed)
 
     @property

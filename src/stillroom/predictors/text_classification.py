@@ -22,7 +22,6 @@ from stillroom.models.shrinking import is_shrink
 from stillroom.models.text_files import load_text, read_about, save_text, wrapped
 from stillroom.models.text_names import build_encoder
 from stillroom.models.text_places import folder_of, has_head, same_tokens, start_digest
-from stillroom.models.text_shrinking import shrink_text
 from stillroom.models.texts import Encoder, MeanPooled
 from stillroom.optim import Recipe
 from stillroom.predictors.labelled import LabelledTask
@@ -148,7 +147,7 @@ class TextClassification(LabelledTask):
         """The classifier of texts called `name`."""
         made: nn.Module
         if role == "student" and self.derived:
-            made = shrink_text(self.parent(), *self.shares(), seed)
+            made = self.derive(seed)
         else:
             data = self.labelled
             made = build_encoder(
