@@ -90,6 +90,10 @@ class Task:
         """Take `network`, now trained, as the teacher."""
         raise NotImplementedError
 
+    def default_engine(self) -> Engine | None:
+        """The training options that go with the problem, whatever the method; None leaves them to the method."""
+        return None
+
     def baseline(self) -> Method | None:
         """The method that does without distillation: the arm that is always run beside another."""
         return None

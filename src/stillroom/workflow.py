@@ -271,7 +271,7 @@ def distill(
     where the parts do not fit together.
     """
     chosen = catalogue.find(method).load()() if isinstance(method, str) else method
-    engine = engine or type(chosen).default_engine()
+    engine = engine or (task.default_engine() if task else None) or type(chosen).default_engine()
     size = getattr(data, "batch_size", None)
     if isinstance(size, int):
         engine = replace(engine, batch_size=size)

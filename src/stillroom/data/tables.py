@@ -32,7 +32,7 @@ class Table:
         images = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
         self._images = images.with_format("arrow")
         self._about = [str(dataset.features), *map(_file_size, dataset.cache_files)]
-        self.labels = None if label is None else _column(dataset, label)
+        self.labels = None if label is None else column(dataset, label)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -128,7 +128,7 @@ def load_folder(path: Path) -> Any:
             return datasets.load_from_disk(str(path))
         # a cache of its own: `datasets` offline serves a local folder 'x' to whoever asks the hub for 'x'
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "local")
-        with _quiet():
+        with quiet():
             return datasets.load_dataset(str(path.resolve()), cache_dir=cache)
     except Exception as error:  # whatever a reader of a dozen file types raises
         why = reason(error)
@@ -139,8 +139,11 @@ def load_folder(path: Path) -> Any:
         raise UserError(f"data folder '{path}' cannot be read ({why}): pass images or parquet") from error
 
 
-def load_hub(name: str) -> Any:
-    """A data set of the hub by name; asks once whether it is there, instead of waiting for retries."""
+def load_hub(name: str, built_in: str = "'digits'") -> Any:
+    """A data set of the hub by name; asks once whether it is there, instead of waiting for retries.
+
+    `built_in` is what a message offers in its place.
+    """
     import datasets
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
@@ -152,12 +155,12 @@ def load_hub(name: str) -> Any:
         pass  # then it can be in the cache
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
-            f"{folder} not on the hub: pass --task.data with a folder, a hub name or 'digits'"
+            f"{folder} not on the hub: pass --task.data with a folder, a hub name or {built_in}"
         ) from error
     except Exception as error:  # of the http library, which changes between releases of huggingface_hub
         raise UserError(
             f"{folder} the hub cannot be reached ({reason(error)}): "
-            "pass --task.data with a folder or 'digits', or set HF_HUB_OFFLINE=1 to use a copy in the cache"
+            f"pass --task.data with a folder or {built_in}, or set HF_HUB_OFFLINE=1 to use a copy in the cache"
         ) from error
     try:
         return datasets.load_dataset(name)
@@ -168,7 +171,7 @@ def load_hub(name: str) -> Any:
         ) from error
 
 
-class _quiet:
+class quiet:
     """No progress bars inside."""
 
     def __enter__(self) -> None:
@@ -210,7 +213,8 @@ def _type_name(feature: Any) -> str:
     return getattr(feature, "dtype", None) or type(feature).__name__
 
 
-def _column(dataset: datasets.Dataset, column: str) -> np.ndarray:
+def column(dataset: datasets.Dataset, column: str) -> np.ndarray:
+    """All values of a column [N]; of type object where some are missing."""
     table = cast(Any, dataset.select_columns([column]).with_format("arrow")[:])
     values = table.column(0).to_pylist()
     return np.array(values, dtype=object if None in values else None)

@@ -22,25 +22,32 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def multiply_adds(module: nn.Module, shape: Sequence[int]) -> int:
+def multiply_adds(module: nn.Module, shape: Sequence[int], dtype: torch.dtype | None = None) -> int:
     """Multiply-additions of one forward pass of one sample `[1, *shape]`, in evaluation mode.
 
     Convolutions, matrix products and attention count; biases, normalisation and activations do not.
-    A convolution's padding is counted as if it were data.
+    A convolution's padding is counted as if it were data. `dtype` is the samples' (None: the module's own).
     """
     with quietly(module), _unfused(), FlopCounterMode(display=False) as counter:
-        module(blank(module, shape, 1))
+        module(blank(module, shape, 1, dtype))
     return counter.get_total_flops() // 2
 
 
-def latency(module: nn.Module, shape: Sequence[int], batch: int = 1, seconds: float = 0.2) -> float:
+def latency(
+    module: nn.Module,
+    shape: Sequence[int],
+    batch: int = 1,
+    seconds: float = 0.2,
+    dtype: torch.dtype | None = None,
+) -> float:
     """Median seconds of a forward pass of `[batch, *shape]` in evaluation mode, on the module's own device.
 
-    Passes are timed for about `seconds`, at least five of them, after two that are not.
+    Passes are timed for about `seconds`, at least five of them, after two that are not. `dtype` is the samples'
+    (None: the module's own).
     """
     times: list[float] = []
     with quietly(module):
-        x = blank(module, shape, batch)
+        x = blank(module, shape, batch, dtype)
         for _ in range(2):
             _timed(module, x)
         while len(times) < 5 or sum(times) < seconds:

@@ -19,12 +19,13 @@ def check(
     role: str,
     name: str | None = None,
     data: str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Run two blank samples `[2, *shape]` and see that logits `[2, classes]` come out.
 
     `role` is 'teacher' or 'student' and names the flag in the message; `name` is the architecture's (its
-    class's if not given) and `data` the data set's. Training modes, batch-norm statistics and the default
-    random state are left as they were.
+    class's if not given) and `data` the data set's; `dtype` is the samples' (None: the module's own).
+    Training modes, batch-norm statistics and the default random state are left as they were.
 
     Raises UserError if the network fails on the shape or gives anything else.
     """
@@ -32,7 +33,7 @@ def check(
     what = "the data" if data is None else f"data {data!r}"
     try:
         with quietly(module):
-            logits = module(blank(module, shape, 2))
+            logits = module(blank(module, shape, 2, dtype))
     except Exception as error:
         raise UserError(
             f"{who} fails on {what} of shape {tuple(shape)} ({reason(error)}): "

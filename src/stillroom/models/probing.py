@@ -27,9 +27,9 @@ def quietly(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def blank(module: nn.Module, shape: Sequence[int], batch: int) -> Tensor:
-    """Zeros `[batch, *shape]` of the module's floating-point type, where the module is."""
+def blank(module: nn.Module, shape: Sequence[int], batch: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Zeros `[batch, *shape]` of type `dtype` (None: the module's floating-point type), where the module is."""
     for value in chain(module.parameters(), module.buffers()):
         if value.is_floating_point():
-            return torch.zeros(batch, *shape, dtype=value.dtype, device=value.device)
-    return torch.zeros(batch, *shape)
+            return torch.zeros(batch, *shape, dtype=dtype or value.dtype, device=value.device)
+    return torch.zeros(batch, *shape, dtype=dtype)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stillroom import metrics
 from stillroom.data import ImageData, MixedSource, Source, load_images
 from stillroom.errors import UserError, require
 from stillroom.exporting.forms import Portable
 from stillroom.models import build, check, load_student, read_config, save_student
+from stillroom.predictors.labelled import LabelledTask, stratified
 from stillroom.predictors.parts.card import write_card
-from stillroom.runtime import Runtime
-from stillroom.seeds import seed_of
-from stillroom.task import Task, TeacherJob
 from stillroom.teacher import Teacher
+
+__all__ = ["Classification", "stratified"]
 
 Augment = Literal["none", "crop", "crop-flip", "trivial"]
 
@@ -32,10 +30,10 @@ DIGITS_SEEN = 200
 
 
 @dataclass(eq=False)
-class Classification(Task):
+class Classification(LabelledTask):
     """Classify images: 8x8 digits unless told otherwise."""
 
-    metric: ClassVar[str] = "accuracy"
+    teacher_ignores: ClassVar[dict[str, Any]] = TEACHER_IGNORES
 
     data: str = "digits"
     """`digits`, a local folder (parquet, or images in a folder a class), or the name of a set on the hub."""
@@ -96,100 +94,39 @@ class Classification(Task):
         )
 
     @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.images.classes)
+    def labelled(self) -> ImageData:
+        """See `images`."""
+        return self.images
 
     def train(self) -> Source:
         """The student's training images, augmented and mixed as asked."""
-        source = self.images.train
-        if self._wanted is not None:
-            source = source.subset(self._student_ids(source, self._wanted))
+        source = self.seen()
         if self.mixup or self.cutmix:
             source = MixedSource(source, self.classes, self.mixup, self.cutmix)
         return source
 
     @property
-    def _wanted(self) -> int | None:
+    def wanted(self) -> int | None:
+        """As asked; of the built-in digits 200 unless told otherwise."""
         built_in = self.data == "digits" and "data" not in self.given
         if self.student_samples is None and built_in:
             return min(DIGITS_SEEN, len(self.images.train))
         return self.student_samples
 
-    def _student_ids(self, source: Source, wanted: int) -> Tensor:
-        there, labels = len(source), source.labels
-        if labels is None or not self.classes <= wanted <= there:
-            raise UserError(
-                f"--task.student-samples is {wanted}: pass {self.classes} (one a class) to {there} (all)"
-            )
-        return stratified(labels, wanted, seed_of(self.subset_seed, 7))
-
     # -- networks -----------------------------------------------------------------------------------------------
 
-    def make_student(self, seed: int) -> nn.Module:
-        """A fresh student; a module from Python is copied as it is, whatever the seed."""
-        return self._network("student", self.student, seed)
-
-    def teacher_network(self) -> nn.Module:
-        """The teacher's network, with weights only where they come from outside."""
-        return self._network("teacher", self.teacher, self.teacher_seed)
-
-    def _network(self, role: str, name: str, seed: int) -> nn.Module:
-        given = self.given.get(role)
-        if isinstance(given, nn.Module):
-            return copy.deepcopy(given)
-        if given is not None:
-            return given()
+    def build_network(self, role: str, name: str, seed: int) -> nn.Module:
+        """The classifier of images called `name`."""
         pretrained = role == "teacher" and self.teacher_weights == "pretrained"
         return build(name, shape=self.images.shape, classes=self.classes, seed=seed, pretrained=pretrained)
 
-    @property
-    def teacher_name(self) -> str:
-        """What messages and reports call the teacher."""
-        own = self.teacher_weights if self.teacher_weights not in ("", "pretrained") else self.teacher
-        return _name_of(self.given.get("teacher"), own)
+    def load_teacher(self, folder: Path) -> nn.Module:
+        """The network in the folder of an earlier run's student."""
+        return load_student(folder)
 
-    @property
-    def student_name(self) -> str:
-        """What messages and reports call the student."""
-        return _name_of(self.given.get("student"), self.student)
-
-    # -- the teacher --------------------------------------------------------------------------------------------
-
-    def make_teacher(self) -> Teacher:
-        """The frozen teacher; it must have been taught, unless its weights come from outside."""
-        given = self.given.get("teacher")
-        if isinstance(given, Teacher):
-            return given
-        network = self.__dict__.get("_taught")
-        if network is None:
-            network = self._outside_teacher()
-        return Teacher(network)
-
-    def _outside_teacher(self) -> nn.Module:
-        if self.teacher_weights not in ("", "pretrained"):
-            folder = Path(self.teacher_weights)
-            return load_student(folder / "student" if (folder / "student").is_dir() else folder)
-        return self.teacher_network()
-
-    def teach(self, network: nn.Module) -> None:
-        """Take a trained network as the teacher."""
-        self._taught = network
-
-    def teacher_job(self, engine: Any) -> TeacherJob | None:
-        """Training the teacher on all training images, with the student's engine but for epochs and batch size."""
-        if "teacher" in self.given or self.teacher_weights or self.teacher == "none":
-            return None
-        task = self.but(
-            student=self.teacher,
-            teacher="none",
-            student_samples=len(self.images.train),
-            augment=self.teacher_augment,
-            **TEACHER_IGNORES,
-        )
-        task.given = {key: value for key, value in self.given.items() if key == "data"}
-        engine = replace(engine, epochs=self.teacher_epochs, batch_size=self.teacher_batch_size)
-        return TeacherJob(self.baseline(), task, engine, self.teacher_seed, {"data": self.images.fingerprint})
+    def teacher_options(self) -> dict[str, Any]:
+        """The teacher has an augmentation of its own."""
+        return {"augment": self.teacher_augment}
 
     # -- checks and scores --------------------------------------------------------------------------------------
 
@@ -210,20 +147,6 @@ class Classification(Task):
         if self.teacher == "none" and "teacher" not in self.given:
             raise UserError("this method needs a teacher and --task.teacher is 'none': pass an architecture")
         check(self._outside_teacher(), role="teacher", name=self.teacher_name, **about)
-
-    def score(self, product: nn.Module, split: str, runtime: Runtime) -> dict[str, Any]:
-        """Accuracy, calibration and the rest on 'validation' (the scalars) or 'test' (all of it)."""
-        source = self.images.validation if split == "validation" else self.images.test
-        logits, y = runtime.predict(product, source)
-        if y is None:
-            raise UserError(
-                f"the {split} split of data '{self.images.name}' has no labels: pass labelled data"
-            )
-        if split == "validation":
-            loss = metrics.negative_log_likelihood(logits, y)
-            return {"accuracy": metrics.accuracy(logits, y), "negative_log_likelihood": loss}
-        right = (logits.argmax(-1) == y).tolist()
-        return metrics.classification_report(logits, y) | {"per_sample": [float(r) for r in right]}
 
     def cost(self, product: nn.Module) -> dict[str, float]:
         """Parameters, multiply-adds an image, seconds for batches of 1 and 64, bytes on disk."""
@@ -249,10 +172,6 @@ class Classification(Task):
             "teacher": self.teacher_name,
             "student": self.student_name,
         }
-
-    def fingerprint(self) -> str:
-        """The digest of the images and labels."""
-        return self.images.fingerprint
 
     def export(self, product: nn.Module, folder: Path, about: Mapping[str, Any]) -> None:
         """Write weights, config and a model card to `folder`."""
@@ -284,34 +203,6 @@ class Classification(Task):
 
     # -- copies -------------------------------------------------------------------------------------------------
 
-    def baseline(self) -> Any:
-        """Training without a teacher."""
-        from stillroom.predictors.baselines import Plain
-
-        return Plain()
-
-    def paired(self, seed: int) -> Classification:
-        """The same problem with another choice of the student's samples and, if asked, another teacher."""
-        teacher_seed = seed if self.vary_teacher else self.teacher_seed
-        return self.but(subset_seed=seed, teacher_seed=teacher_seed)
-
     def quick(self) -> Classification:
         """A hundred digits and two epochs for the teacher."""
         return self.but(data="digits", train_samples=120, student_samples=100, teacher_epochs=2)
-
-
-def _name_of(given: object, name: str) -> str:
-    if isinstance(given, Teacher):
-        return type(given.module).__name__
-    return type(given).__name__ if given is not None else name
-
-
-def stratified(labels: Tensor, wanted: int, seed: int) -> Tensor:
-    """Ids [wanted], ascending, of a random subset with each class's share kept, at least one of each class."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator)
-    groups = [order[labels[order] == c] for c in labels.unique()]
-    # Rank samples by how far into their class they stand; the first of every class come first.
-    place = torch.cat([torch.arange(len(g)) / len(g) for g in groups])
-    ids = torch.cat(groups)
-    return ids[place.argsort(stable=True)[:wanted]].sort().values

@@ -21,7 +21,7 @@ def card(config: Mapping[str, Any], about: Mapping[str, Any]) -> Card:
         title=f"{config['network']} distilled with {about['method']}",
         tags=("distillation", "image-classification"),
         front={"pipeline_tag": "image-classification"},
-        table=[("", "accuracy", "calibration error", "parameters"), *arm_rows(about, _cells)],
+        table=[("", "accuracy", "calibration error", "parameters"), *arm_rows(about, cells)],
         facts=[
             f"inputs: {tuple(config['shape'])}, scaled to [0, 1], then (x - mean) / std with "
             f"mean {config['normalisation']['mean']}, std {config['normalisation']['std']}"
@@ -30,7 +30,8 @@ def card(config: Mapping[str, Any], about: Mapping[str, Any]) -> Card:
     )
 
 
-def _cells(arm: Mapping[str, Any]) -> list[str]:
+def cells(arm: Mapping[str, Any]) -> list[str]:
+    """One arm's row of the card's table: accuracy, calibration error, parameters."""
     test = arm["test"]
     shares = [f"{test[name]:.1%}" for name in ("accuracy", "expected_calibration_error")]
     return [*shares, f"{arm['cost']['parameters']:,}"]

@@ -1,0 +1,204 @@
+"""What tasks of labelled data share, whatever their samples are: the student's samples, the networks, the scores."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stillroom import metrics
+from stillroom.data import Source
+from stillroom.errors import UserError
+from stillroom.runtime import Runtime
+from stillroom.seeds import seed_of
+from stillroom.task import Task, TeacherJob
+from stillroom.teacher import Teacher
+
+
+class LabelledData(Protocol):
+    """Labelled samples in three splits: images or texts."""
+
+    train: Source
+    validation: Source
+    test: Source
+    classes: list[str]
+    name: str
+    splits: dict[str, object]
+    fingerprint: str
+
+
+class LabelledTask(Task):
+    """Classify. A subclass is a dataclass that has the options below among its own, and says how to load and build."""
+
+    metric: ClassVar[str] = "accuracy"
+    teacher_ignores: ClassVar[dict[str, Any]]
+    """Options that say nothing of how a teacher is trained, at values where they do not make another teacher of it."""
+
+    teacher: str
+    student: str
+    teacher_weights: str
+    student_samples: int | None
+    subset_seed: int
+    teacher_seed: int
+    teacher_epochs: int
+    teacher_batch_size: int
+    vary_teacher: bool
+
+    @property
+    def labelled(self) -> LabelledData:
+        """The data with their splits, loaded once."""
+        raise NotImplementedError
+
+    def build_network(self, role: str, name: str, seed: int) -> nn.Module:
+        """The network called `name`, for a 'teacher' or a 'student'."""
+        raise NotImplementedError
+
+    def load_teacher(self, folder: Path) -> nn.Module:
+        """The network in the folder of an earlier run's student."""
+        raise NotImplementedError
+
+    # -- data -------------------------------------------------------------------------------------------------
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.labelled.classes)
+
+    @property
+    def wanted(self) -> int | None:
+        """How many of the training samples the student sees; None for all."""
+        return self.student_samples
+
+    def seen(self) -> Source:
+        """The training samples that the student sees."""
+        source, wanted = self.labelled.train, self.wanted
+        if wanted is None:
+            return source
+        there, labels = len(source), source.labels
+        if labels is None or not self.classes <= wanted <= there:
+            raise UserError(
+                f"--task.student-samples is {wanted}: pass {self.classes} (one a class) to {there} (all)"
+            )
+        return source.subset(stratified(labels, wanted, seed_of(self.subset_seed, 7)))
+
+    def fingerprint(self) -> str:
+        """The digest of samples and labels."""
+        return self.labelled.fingerprint
+
+    # -- networks -----------------------------------------------------------------------------------------------
+
+    def make_student(self, seed: int) -> nn.Module:
+        """A fresh student; a module from Python is copied as it is, whatever the seed."""
+        return self._network("student", self.student, seed)
+
+    def teacher_network(self) -> nn.Module:
+        """The teacher's network, with weights only where they come from outside."""
+        return self._network("teacher", self.teacher, self.teacher_seed)
+
+    def _network(self, role: str, name: str, seed: int) -> nn.Module:
+        given = self.given.get(role)
+        if isinstance(given, nn.Module):
+            return copy.deepcopy(given)
+        if given is not None:
+            return given()
+        return self.build_network(role, name, seed)
+
+    @property
+    def teacher_name(self) -> str:
+        """What messages and reports call the teacher."""
+        own = self.teacher_weights if self.teacher_weights not in ("", "pretrained") else self.teacher
+        return _name_of(self.given.get("teacher"), own)
+
+    @property
+    def student_name(self) -> str:
+        """What messages and reports call the student."""
+        return _name_of(self.given.get("student"), self.student)
+
+    # -- the teacher --------------------------------------------------------------------------------------------
+
+    def make_teacher(self) -> Teacher:
+        """The frozen teacher; it must have been taught, unless its weights come from outside."""
+        given = self.given.get("teacher")
+        if isinstance(given, Teacher):
+            return given
+        network = self.__dict__.get("_taught")
+        if network is None:
+            network = self._outside_teacher()
+        return Teacher(network)
+
+    def _outside_teacher(self) -> nn.Module:
+        if self.teacher_weights not in ("", "pretrained"):
+            folder = Path(self.teacher_weights)
+            return self.load_teacher(folder / "student" if (folder / "student").is_dir() else folder)
+        return self.teacher_network()
+
+    def teach(self, network: nn.Module) -> None:
+        """Take a trained network as the teacher."""
+        self._taught = network
+
+    def teacher_job(self, engine: Any) -> TeacherJob | None:
+        """Training the teacher on all training samples, with the student's engine but for epochs and batch size."""
+        if "teacher" in self.given or self.teacher_weights or self.teacher == "none":
+            return None
+        data = self.labelled
+        task = self.but(
+            student=self.teacher,
+            teacher="none",
+            student_samples=len(data.train),
+            **self.teacher_ignores,
+            **self.teacher_options(),
+        )
+        task.given = {key: value for key, value in self.given.items() if key in ("data", "tokenizer")}
+        engine = replace(engine, epochs=self.teacher_epochs, batch_size=self.teacher_batch_size)
+        return TeacherJob(self.baseline(), task, engine, self.teacher_seed, {"data": data.fingerprint})
+
+    def teacher_options(self) -> dict[str, Any]:
+        """Options of the task on which the teacher is trained that are not the student's."""
+        return {}
+
+    # -- scores and copies --------------------------------------------------------------------------------------
+
+    def score(self, product: nn.Module, split: str, runtime: Runtime) -> dict[str, Any]:
+        """Accuracy, calibration and the rest on 'validation' (the scalars) or 'test' (all of it)."""
+        data = self.labelled
+        source = data.validation if split == "validation" else data.test
+        logits, y = runtime.predict(product, source)
+        if y is None:
+            raise UserError(f"the {split} split of data '{data.name}' has no labels: pass labelled data")
+        if split == "validation":
+            loss = metrics.negative_log_likelihood(logits, y)
+            return {"accuracy": metrics.accuracy(logits, y), "negative_log_likelihood": loss}
+        right = (logits.argmax(-1) == y).tolist()
+        return metrics.classification_report(logits, y) | {"per_sample": [float(r) for r in right]}
+
+    def baseline(self) -> Any:
+        """Training without a teacher."""
+        from stillroom.predictors.baselines import Plain
+
+        return Plain()
+
+    def paired(self, seed: int) -> Any:
+        """The same problem with another choice of the student's samples and, if asked, another teacher."""
+        teacher_seed = seed if self.vary_teacher else self.teacher_seed
+        return self.but(subset_seed=seed, teacher_seed=teacher_seed)
+
+
+def _name_of(given: object, name: str) -> str:
+    if isinstance(given, Teacher):
+        return type(given.module).__name__
+    return type(given).__name__ if given is not None else name
+
+
+def stratified(labels: Tensor, wanted: int, seed: int) -> Tensor:
+    """Ids [wanted], ascending, of a random subset with each class's share kept, at least one of each class."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    groups = [order[labels[order] == c] for c in labels.unique()]
+    # Rank samples by how far into their class they stand; the first of every class come first.
+    place = torch.cat([torch.arange(len(g)) / len(g) for g in groups])
+    ids = torch.cat(groups)
+    return ids[place.argsort(stable=True)[:wanted]].sort().values
