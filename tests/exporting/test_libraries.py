@@ -130,7 +130,8 @@ def test_a_timm_student_is_exported_from_its_run(tmp_path: Path) -> None:
             assert torch.allclose(network(x), run.student()(x), atol=1e-5)
         card = (folder / "README.md").read_text()
         assert "library_name: timm" in card and "timm.create_model('local-dir:.', pretrained=True)" in card
-    assert (folder / "stillroom" / "config.json").is_file()
+    config = json.loads((folder / "stillroom.json").read_text())
+    assert config["architecture"] == "timm:test_vit"
 
 
 # -- transformers -------------------------------------------------------------------------------------------------
@@ -214,3 +215,30 @@ def test_a_pipeline_is_copied_and_samples_the_same(tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match="the diffusers folder of run .* differs from the network"):
         export(run, "diffusers", tmp_path / "other", latency=False)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_text_student_is_exported_from_its_run(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from stillroom import catalogue
+    from stillroom.predictors.text_classification import TextClassification
+    from stillroom.workflow import Job, execute
+
+    kind = catalogue.find("nkd").load()
+    task = TextClassification().quick()
+    run, _ = execute(Job(kind(), task, kind.default_engine().quick(), 0), tmp_path / "run")
+    student, (x, _) = run.student(), task.labelled.test.fetch(torch.arange(5), None)
+    for form in ("transformers", "hub-folder"):
+        folder = export(run, form, latency=False)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        assert len(tokenizer) == len(task.labelled.tokenizer)
+        with torch.no_grad():
+            found = model(input_ids=x.clamp_min(0), attention_mask=(x >= 0).long()).logits
+            assert torch.allclose(found, student(x), atol=1e-5)
+        assert list(model.config.id2label.values()) == task.labelled.classes
+    from stillroom.models.text_files import load_text
+
+    assert torch.equal(load_text(folder)(x), student(x))
+    about = json.loads((export(run, "torch-export", latency=False) / "export.json").read_text())
+    assert about["inputs"] == {"x": {"shape": ["batch", "length"], "type": "int64"}}
+    assert about["agreement"]["relative_difference"] < 1e-5

@@ -40,17 +40,19 @@ def write_hub_folder(
 ) -> tuple[dict[str, Any], Card]:
     """Write everything but README.md; returns what export.json says of it, and the card.
 
-    Where the product is a library's, the folder is laid out as that library's (by `library`), and what Stillroom
-    itself reads is in `stillroom/`; elsewhere it is the student folder.
+    Where the product is a library's, the folder is laid out as that library's (by `library`), and stillroom.json holds
+    what Stillroom knows of the student; elsewhere it is the student folder.
     """
     about, portable = found.about, found.portable
     facts: dict[str, Any] = {"kind": portable.kind}
-    card, skip = base, shutil.ignore_patterns("README.md", "pipeline")
+    card = base
     if portable.library is not None:
         more, card = library(folder, found, base)
         facts |= more
-        shutil.copytree(found.student, folder / "stillroom", ignore=skip)
+        own = next(name for name in ("stillroom.json", "config.json") if (found.student / name).is_file())
+        shutil.copyfile(found.student / own, folder / "stillroom.json")
     else:
+        skip = shutil.ignore_patterns("README.md", "pipeline")
         shutil.copytree(found.student, folder, ignore=skip, dirs_exist_ok=True)
     evidence = folder / "evidence"
     evidence.mkdir()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from stillroom.generators.generation import Generation
     from stillroom.generators.parts.sampler import Sampler
     from stillroom.predictors.classification import Classification
+    from stillroom.predictors.labelled import LabelledTask
+    from stillroom.predictors.language_modelling import LanguageModelling
 
 DRAW = 31
 """Keeps the seeds of what is drawn here apart from all others."""
@@ -51,41 +53,64 @@ def classifier(
         },
     )
 
-    def beside() -> dict[str, nn.Module]:
-        found = {"baseline": copy.deepcopy(product)}
-        if not {"data", "teacher"} & set(absent) and (task.teacher != "none" or "teacher" in task.given):
-            found["teacher"] = task.make_teacher().module
-        return found
-
     held = library_of(product)
     return Portable(
         graph,
         None if held is None else held.library,
-        beside=beside,
+        beside=partial(_beside, task, product, absent),
         card=classifier_card(config, about),
         labels=config["labels"],
     )
 
 
 def texts(
+    task: LabelledTask | LanguageModelling,
+    test: Source | None,
     product: nn.Module,
-    test: Source,
-    data: str,
+    config: Mapping[str, Any],
     card: Card,
-    labels: list[str],
-    beside: Callable[[], Mapping[str, nn.Module]] = dict,
+    absent: Collection[str],
 ) -> Portable:
-    """A network on token ids [n, L], padded with -1 on the right, in the data set called `data`."""
+    """A network on token ids [n, L], padded with -1 on the right, with what its student folder says of it.
+
+    `test` are the run's test samples, where they are at hand.
+    """
+    last = 1 if test is None else test.fetch(torch.tensor([0]), None)[0].ndim - 1  # packed rows are [n, 2, L]
     graph = Graph(
         network=product,
-        draw=lambda count: {"x": test.fetch(torch.arange(min(count, len(test))), None)[0]},
-        source=f"test samples of data '{data}'",
+        draw=partial(_tokens, test, int(config["length"])),
+        source=NOT_THERE if test is None else f"test samples of data '{config['made_by']['data']}'",
         output="logits",
-        axes={"x": {1: "length"}},
-        about={"input": "token ids, padded with -1 on the right", "classes": labels},
+        axes={"x": {last: "length"}},
+        about={
+            "classes": config["classes"],
+            "input": f"at most {config['length']} token ids a text, int64, padded with -1 on the right",
+        },
     )
     held = library_of(product)
-    return Portable(graph, None if held is None else held.library, beside=beside, card=card, labels=labels)
+    return Portable(
+        graph,
+        None if held is None else held.library,
+        beside=partial(_beside, task, product, absent),
+        card=card,
+        labels=config["classes"],
+    )
+
+
+def _tokens(test: Source | None, length: int, count: int) -> dict[str, Tensor]:
+    if test is not None:
+        return {"x": test.fetch(torch.arange(min(count, len(test))), None)[0]}
+    return {"x": torch.randint(10, (count, length), generator=_generator(4))}  # in every vocabulary
+
+
+def _beside(
+    task: LabelledTask | LanguageModelling, product: nn.Module, absent: Collection[str]
+) -> dict[str, nn.Module]:
+    """The plain student, whose architecture is the student's, and the teacher where it is at hand."""
+    found = {"baseline": copy.deepcopy(product)}
+    if not {"data", "teacher"} & set(absent) and (task.teacher != "none" or "teacher" in task.given):
+        found["teacher"] = task.make_teacher().module
+    return found
 
 
 def early_exits(base: Portable, backbone: nn.Module, config: Mapping[str, Any], card: Card) -> Portable:

@@ -249,6 +249,9 @@ def _library(folder: Path, found: Source, base: Card) -> tuple[dict[str, Any], C
         else:
             measured, name = write_transformers(folder, held, graph, labels, found.student)
             code = [f"from transformers import {name}", f"network = {name}.from_pretrained('.')"]
+            if (folder / "tokenizer_config.json").is_file():
+                code[0] += ", AutoTokenizer"
+                code += ["tokenizer = AutoTokenizer.from_pretrained('.')"]
         front = {"library_name": library}
     lines = [f"- {said(measured)}"] if measured else ["- not run again: no comparison was possible"]
     if measured:

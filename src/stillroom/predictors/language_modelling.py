@@ -18,7 +18,7 @@ from stillroom.data.tokens import read_tokenizer
 from stillroom.errors import UserError, require
 from stillroom.exporting.forms import Portable
 from stillroom.models.shrinking import is_shrink, parse_shrink, shrink
-from stillroom.models.text_files import load_text, wrapped
+from stillroom.models.text_files import load_text, read_about, wrapped
 from stillroom.models.text_names import build_causal
 from stillroom.models.text_places import folder_of, same_tokens
 from stillroom.models.texts import Causal
@@ -323,11 +323,9 @@ class LanguageModelling(Task):
         """The language model's graph, and transformers' own folder."""
         from stillroom.exporting.networks import texts
 
-        data = self.texts
-        ours = isinstance(product, Causal)
-        return texts(
-            product, data.test, data.name, language_folder.card(self._name("student"), ours, about), []
-        )
+        card = language_folder.card(self._name("student"), isinstance(product, Causal), about)
+        test = None if "data" in absent else self.texts.test
+        return texts(self, test, product, read_about(folder), card, absent)
 
     # -- copies -------------------------------------------------------------------------------------------------
 

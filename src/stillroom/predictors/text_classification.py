@@ -260,12 +260,13 @@ class TextClassification(LabelledTask):
     def portable(
         self, product: nn.Module, folder: Path, about: Mapping[str, Any], absent: Collection[str] = ()
     ) -> Portable:
-        """The classifier's graph, and transformers' own folder."""
+        """A network on token ids, and transformers' own folder where it is one of its classifiers."""
         from stillroom.exporting.networks import texts
 
-        config, data = read_about(folder), self.labelled
+        config = read_about(folder)
         card = text_card(config, about, _form(product))
-        return texts(product, data.test, data.name, card, data.classes)
+        test = None if "data" in absent else self.labelled.test
+        return texts(self, test, product, config, card, absent)
 
     # -- copies -------------------------------------------------------------------------------------------------
 
