@@ -50,6 +50,13 @@ BASELINES = (
 """Not of the seventy-six: what they are compared with, a card a family."""
 
 
+PROBLEMS = {
+    "image-classification": "stillroom.predictors.classification:Classification",
+    "text-classification": "stillroom.predictors.text_classification:TextClassification",
+}
+"""Problems that stand in for each other, by name: a method whose own problem is one of them runs on all."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A method of the catalogue: the name to run it by, and the card of its system."""

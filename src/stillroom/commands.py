@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,16 +20,18 @@ from stillroom.config import from_plain
 from stillroom.console import comparison_tables, console, result_table, watcher
 from stillroom.engine import Engine
 from stillroom.errors import Interrupted, UserError, printable, reason, refused
-from stillroom.evidence import check_writable, read_evidence, record
+from stillroom.evidence import check_writable, record
 from stillroom.fitter import unwatched
 from stillroom.method import Method
-from stillroom.options import describe
 from stillroom.parsing import leading, parse
 from stillroom.reports.run_page import write_run_page
 from stillroom.run import Run
 from stillroom.runtime import Runtime
+from stillroom.showing import show_system
+from stillroom.task import Task
 from stillroom.workflow import Job, execute, free_folder
 
+PROBLEM = f"Another kind of data for the methods of classification: {', '.join(catalogue.PROBLEMS)}."
 TRACK = "Trackers that are told of the run: tensorboard, wandb (offline unless WANDB_MODE is set), mlflow."
 
 
@@ -49,9 +53,32 @@ def _first(args: list[str], usage: str) -> tuple[str, list[str]]:
 # -- run ------------------------------------------------------------------------------------------------------
 
 
-def _run_options(method: type[Method], config: dict[str, Any] | None) -> Any:
+def _problem(method: type[Method], name: str) -> tuple[Task, Engine]:
+    """The problem called `name`, or where that is empty the method's own, and the training options that go with it."""
+    own = method.default_task()
+    if not name:
+        return own, method.default_engine()
+    if f"{type(own).__module__}:{type(own).__qualname__}" not in catalogue.PROBLEMS.values():
+        raise UserError(f"--problem is {name} and method '{method.name}' has one problem of its own: drop it")
+    if name not in catalogue.PROBLEMS:
+        near = difflib.get_close_matches(name, catalogue.PROBLEMS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"there is no problem '{name}': {hint}pass {' or '.join(catalogue.PROBLEMS)}")
+    home, _, kind = catalogue.PROBLEMS[name].partition(":")
+    task = getattr(importlib.import_module(home), kind)()
+    return task, task.default_engine() or method.default_engine()
+
+
+def _named_problem(args: list[str], config: dict[str, Any] | None) -> str:
+    """The name after --problem, or that of a stored run's problem."""
+    stored = None if config is None else config.get("problem")
+    known = {place: name for name, place in catalogue.PROBLEMS.items()}
+    return _value_of("--problem", args) or known.get(str(stored), "")
+
+
+def _run_options(method: type[Method], problem: str, config: dict[str, Any] | None) -> Any:
     """The options of `run METHOD` as a dataclass instance, its defaults the method's, or a stored run's."""
-    task, engine, own, seed = method.default_task(), method.default_engine(), method(), 0
+    (task, engine), own, seed = _problem(method, problem), method(), 0
     if config is not None:
         task, engine = from_plain(type(task), config["task"]), from_plain(Engine, config["engine"])
         own, seed = from_plain(method, config["options"]), config["seed"]
@@ -60,6 +87,7 @@ def _run_options(method: type[Method], config: dict[str, Any] | None) -> Any:
         ("method", method, field(default_factory=lambda: own)),
         ("task", type(task), field(default_factory=lambda: task)),
         ("engine", Engine, field(default_factory=lambda: engine)),
+        ("problem", Annotated[str, about(help=PROBLEM)], problem),
         ("seed", Annotated[int, about(help="Seed of initial weights, data order and noise.")], seed),
         (
             "out",
@@ -78,7 +106,8 @@ def run(args: list[str], command: str) -> int:
     """`stillroom run METHOD`."""
     name, rest = _first(args, "stillroom run METHOD")
     method = catalogue.find(name).load()
-    folder = _resumed(rest)
+    resumed = _value_of("--resume", rest)
+    folder = Path(resumed) if resumed else None
     config = Run.open(folder).config if folder else None
     if config and config.get("from Python"):
         raise UserError(
@@ -88,7 +117,7 @@ def run(args: list[str], command: str) -> int:
         raise UserError(
             f"run '{folder}' is a run of '{config['method']}': stillroom run {config['method']} --resume {folder}"
         )
-    defaults = _run_options(method, config)
+    defaults = _run_options(method, _named_problem(rest, config), config)
     options = parse(type(defaults), rest, f"stillroom run {name}", defaults)
     if folder and options.out is not None:
         raise UserError(f"--out {options.out} and --resume {folder} exclude each other: drop one of them")
@@ -129,14 +158,14 @@ def _run(job: Job, out: Path, resume: bool, command: str, track: Sequence[str]) 
     return 0
 
 
-def _resumed(args: list[str]) -> Path | None:
-    """The folder given with --resume, needed before the other options can be read."""
+def _value_of(flag: str, args: list[str]) -> str:
+    """The value of a flag that is needed before the other options can be read; empty where it is not there."""
     for i, arg in enumerate(args):
-        if arg == "--resume" and i + 1 < len(args):
-            return Path(args[i + 1])
-        if arg.startswith("--resume="):
-            return Path(arg.split("=", 1)[1])
-    return None
+        if arg == flag and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(f"{flag}="):
+            return arg.split("=", 1)[1]
+    return ""
 
 
 def report(args: list[str], command: str) -> int:
@@ -221,7 +250,7 @@ def compare(args: list[str], command: str) -> int:
         raise UserError("compare needs the names of methods: stillroom compare plain kd nkd")
     arms = {name: catalogue.find(name).load()() for name in names}
     first = type(arms[names[-1]])
-    defaults = _compare_options(first)
+    defaults = _compare_options(first, _value_of("--problem", args))
     prog = f"stillroom compare {' '.join(names)}"
     options = parse(type(defaults), args[len(names) :], prog, defaults)
     seeds = options.spread.check()
@@ -239,9 +268,10 @@ def compare(args: list[str], command: str) -> int:
     return 0
 
 
-def _compare_options(method: type[Method]) -> Any:
-    task, engine = method.default_task(), method.default_engine()
+def _compare_options(method: type[Method], problem: str) -> Any:
+    task, engine = _problem(method, problem)
     fields: list[Any] = [
+        ("problem", Annotated[str, tyro.conf.arg(help=PROBLEM)], problem),
         ("task", type(task), field(default_factory=lambda: task)),
         ("engine", Engine, field(default_factory=lambda: engine)),
         ("spread", Annotated[Spread, tyro.conf.arg(name="")], field(default_factory=Spread)),
@@ -348,29 +378,5 @@ def show(args: list[str], command: str) -> int:
     """`stillroom show NAME`."""
     name, rest = _first(args, "stillroom show NAME")
     parse(_Nothing, rest, "stillroom show NAME")
-    card = catalogue.find_card(name)
-    to = console()
-    to.print(
-        f"[bold]{card.title}[/bold]  ({card.slug}, {card.family})\n{card.paper}\n{card.source}\n\n{card.gist}"
-    )
-    if not catalogue.works(card):
-        to.print("\nplanned, not built yet")
-        return 0
-    for method in catalogue.methods_of(card):
-        if name not in (card.slug, method.name):
-            continue
-        to.print(f"\n[bold]stillroom run {method.name}[/bold]\n{method.__doc__}\n")
-        for option in describe(method(), "--method."):
-            to.print(f"  {option.flag} {option.default}", markup=False)
-            to.print(f"      {option.help}", markup=False)
-    _show_evidence(card, to)
+    show_system(name, console())
     return 0
-
-
-def _show_evidence(card: catalogue.Card, to: Any) -> None:
-    evidence = read_evidence(card.slug)
-    to.print("\n[bold]evidence[/bold]" if evidence else "\nno evidence yet: stillroom claims " + card.slug)
-    for entry in evidence:
-        to.print(f"{entry['name']}: [bold]{entry['verdict']}[/bold] over {len(entry['seeds'])} seeds")
-        for table in comparison_tables(entry):
-            to.print(table)
