@@ -19,7 +19,7 @@ from stillroom.models.text_files import load_text, save_text
 from stillroom.models.text_names import build_causal, build_encoder
 from stillroom.models.text_places import SHORT, folder_of, has_head, same_tokens
 from stillroom.models.text_shrinking import shares, shrink
-from stillroom.models.texts import Causal, Encoder, MeanPooled, positions
+from stillroom.models.texts import Causal, Encoder, MeanPooled, check_packing, positions
 from text_toys import TEXTS, config, saved, tokenizer
 from toys import same
 
@@ -101,6 +101,28 @@ def test_packed_documents_are_as_they_are_alone(family: str, tmp_path: Path) -> 
                 here = row[1] == number
                 alone = network(row[0][here][None])[0]
                 torch.testing.assert_close(logits[here], alone, rtol=0, atol=1e-5)
+
+
+def test_a_network_that_mixes_packed_documents_is_told() -> None:
+    class Deaf(transformers.GPT2LMHeadModel):
+        """Looks at no positions."""
+
+        def forward(self, input_ids: Any = None, position_ids: Any = None, **more: Any) -> Any:
+            return super().forward(input_ids=input_ids, **more)
+
+    class Old(transformers.GPT2LMHeadModel):
+        """Takes none."""
+
+        def forward(self, input_ids: Any = None) -> Any:
+            return super().forward(input_ids=input_ids)
+
+    shape = config("gpt2", 30, initializer_range=0.5)
+    for family in ("gpt2", "llama"):
+        made = transformers.AutoModelForCausalLM.from_config(config(family, 30, initializer_range=0.5))
+        check_packing(Causal(made), family)
+    for kind in (Deaf, Old):
+        with pytest.raises(UserError, match="model 'x' does not keep the documents of a packed row apart"):
+            check_packing(Causal(kind(shape)), "x")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -294,7 +316,7 @@ def test_a_sentence_encoder_is_pooled_over_its_tokens_alone(tmp_path: Path) -> N
 
 
 def test_a_pooled_student_is_a_folder_of_sentence_transformers(tmp_path: Path) -> None:
-    """Outside the tests `SentenceTransformer(folder).encode(texts)` of 5.1 gave these logits to 1e-5."""
+    """Outside the tests `SentenceTransformer(folder).encode(texts)` of 6.2.0 gave these very logits."""
     network = encoder(str(sentence_folder(tmp_path / "one"))).eval()
     two = tmp_path / "two"
     save_text(two, network, tokenizer(), {"length": 64, "classes": CLASSES})

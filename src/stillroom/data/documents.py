@@ -41,6 +41,8 @@ PAIRS = (
 )
 """Names under which a sentence pair to classify is looked for, before a single text."""
 
+SPLIT_NAMES = ("train", "validation", "test")
+
 _ROWS = 1024  # rows taken out of an Arrow table at a time
 _TABLES = (".parquet", ".arrow", ".json", ".jsonl", ".csv")
 
@@ -125,6 +127,26 @@ def _listed(texts: Sequence[Any], labels: Any, name: str = "texts") -> Opened:
     return Opened(name, {"train": _items(documents)})
 
 
+def cut_in_three(only: Items) -> dict[str, Items]:
+    """A single document as three splits: its first 70 %, the next 10 %, and the last 20 %, cut at line ends."""
+    text = next(cast(Documents, only).read([0]))
+    whole = "".join(text) if isinstance(text, tuple) else text
+    places = [0, *(_line_end(whole, share * len(whole) // 10) for share in (7, 8)), len(whole)]
+    parts = {}
+    for split, share, start, end in zip(
+        SPLIT_NAMES, ("70 %", "10 %", "20 %"), places, places[1:], strict=False
+    ):
+        part = _listed([whole[start:end]], None).parts["train"]
+        part.name = f"{share} of {only.name}, in its order"
+        parts[split] = part
+    return parts
+
+
+def _line_end(text: str, place: int) -> int:
+    """The first place after a line's end from `place` on; `place` itself where no line ends any more."""
+    return text.find("\n", place) + 1 or place
+
+
 def _open_name(data: str | Path, columns: Columns) -> Opened:
     if data == "pydoc":
         return _listed(_help_topics(), None, "pydoc")
@@ -142,7 +164,7 @@ def _open_name(data: str | Path, columns: Columns) -> Opened:
         raise UserError(
             f"data folder '{data}' does not exist: pass --task.data with a folder, a hub name, {names}"
         )
-    return _open_tables(tables.load_hub(data), columns, data)
+    return _open_tables(tables.load_hub(data, " or ".join(map(repr, BUILT_IN))), columns, data)
 
 
 def _help_topics(most: int = 4000) -> list[str]:

@@ -139,8 +139,11 @@ def load_folder(path: Path) -> Any:
         raise UserError(f"data folder '{path}' cannot be read ({why}): pass images or parquet") from error
 
 
-def load_hub(name: str) -> Any:
-    """A data set of the hub by name; asks once whether it is there, instead of waiting for retries."""
+def load_hub(name: str, built_in: str = "'digits'") -> Any:
+    """A data set of the hub by name; asks once whether it is there, instead of waiting for retries.
+
+    `built_in` is what a message offers in its place.
+    """
     import datasets
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
@@ -152,12 +155,12 @@ def load_hub(name: str) -> Any:
         pass  # then it can be in the cache
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
-            f"{folder} not on the hub: pass --task.data with a folder, a hub name or 'digits'"
+            f"{folder} not on the hub: pass --task.data with a folder, a hub name or {built_in}"
         ) from error
     except Exception as error:  # of the http library, which changes between releases of huggingface_hub
         raise UserError(
             f"{folder} the hub cannot be reached ({reason(error)}): "
-            "pass --task.data with a folder or 'digits', or set HF_HUB_OFFLINE=1 to use a copy in the cache"
+            f"pass --task.data with a folder or {built_in}, or set HF_HUB_OFFLINE=1 to use a copy in the cache"
         ) from error
     try:
         return datasets.load_dataset(name)

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 
-from stillroom.data.documents import Columns, Document, open_texts
+from stillroom.data.documents import Columns, Document, cut_in_three, open_texts
 from stillroom.data.opening import Opened
 from stillroom.data.packing import IGNORED, PAD, StreamSource, TextSource, blocks_of, packed, rows_of
 from stillroom.data.parts import Part, divide
@@ -60,7 +60,8 @@ def load_texts(
     json or csv tables or of .txt files ([split/][class/]file), one .txt file, the hub's name of a data set, a
     `datasets` object, streaming ones included, a list of strings, (texts, labels), or a mapping of split names to
     these. `text_column` is a column or two, 'A,B', for sentence pairs, or prompts and completions. Absent splits
-    are cut from the training split as for images, and `train_samples` keeps some of what is left.
+    are cut from the training split as for images, a single document at line ends; `train_samples` keeps some of
+    what is left.
 
     `tokenizer` is a transformers tokenizer, a folder or hub name with one, `characters`, or `bpe:N`; the last two
     are made from the training split.
@@ -73,7 +74,7 @@ def load_texts(
     labelled = _check(targets, length, packing, train_samples)
     opened = open_texts(data, Columns(text_column, label_column, labelled))
     if not labelled:
-        _forget_labels(opened)
+        opened = _without_labels(opened)
     parts, classes, splits = divide(opened, split_seed, train_samples)
     made = open_tokenizer(tokenizer, lambda: plain_texts(_read(parts["train"])))
     digest = hashlib.sha256(f"{labelled} {packing} {length} {classes}".encode())
@@ -88,10 +89,14 @@ def load_texts(
     return TextData(a, b, c, classes, made, length, opened.name, splits, digest.hexdigest())
 
 
-def _forget_labels(opened: Opened) -> None:
-    opened.classes = None
-    for items in opened.parts.values():
+def _without_labels(opened: Opened) -> Opened:
+    """The texts alone; a single document is cut at line ends into the first 70 %, the next 10 %, and the rest."""
+    parts = opened.parts
+    if set(parts) == {"train"} and len(parts["train"]) == 1:
+        return Opened(opened.name, cut_in_three(parts["train"]))
+    for items in parts.values():
         items.labels = None
+    return Opened(opened.name, parts)
 
 
 def _check(targets: str, length: int, packing: str, train_samples: int | None) -> bool:

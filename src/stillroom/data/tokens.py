@@ -56,12 +56,27 @@ def read_tokenizer(name: str) -> Any:
             "hub name"
         )
     try:
+        if not path.is_dir():
+            ask_hub(name)
         return transformers.AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name)
     except Exception as error:  # of several libraries, by file type
         raise UserError(
             f"tokenizer '{name}' cannot be read ({reason(error)}): pass a folder with a tokenizer.json, or "
             "--task.tokenizer characters"
         ) from error
+
+
+def ask_hub(name: str) -> None:
+    """See once that the hub has the model `name`, instead of waiting for retries; OSError where it cannot be told."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        HfApi().model_info(name, timeout=10)
+    except OfflineModeIsEnabled:
+        pass  # then it can be in the cache
+    except Exception as error:  # of the http library, which changes between releases of huggingface_hub
+        raise OSError(reason(error)) from error
 
 
 def library() -> Any:

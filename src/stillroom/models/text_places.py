@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stillroom.data.tokens import library, read_tokenizer
+from stillroom.data.tokens import ask_hub, library, read_tokenizer
 from stillroom.errors import UserError, reason
 
 SIZES = ("bert", "gpt", "llama")
@@ -90,7 +90,7 @@ def _packaged(package: str) -> Path:
         found = None
     place = Path(found.origin).parent / "model" if found and found.origin else None
     if place is None or not (place / "config.json").is_file():
-        way = 'pip install "stillroom[text]"' if package in SHORT["minilm"] else "pass a package with one"
+        way = 'pip install "stillroom[minilm]"' if package in SHORT["minilm"] else "pass a package with one"
         raise UserError(f"package '{package}' with a model folder is not installed: {way}")
     return place
 
@@ -101,21 +101,11 @@ def place_of(name: str) -> str:
     if place is None:
         raise UserError(f"text model '{name}' is not known: write one like {EXAMPLES}")
     if not Path(place).is_dir():
-        _ask_hub(place)
+        try:
+            ask_hub(place)
+        except OSError as error:
+            raise unread(place, error) from error
     return place
-
-
-def _ask_hub(name: str) -> None:
-    """See once that the hub has the model, instead of waiting for retries; UserError where it has not."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    try:
-        HfApi().model_info(name, timeout=10)
-    except OfflineModeIsEnabled:
-        pass  # then it can be in the cache
-    except Exception as error:  # of the http library, which changes between releases of huggingface_hub
-        raise unread(name, error) from error
 
 
 def config_of(place: str, **options: Any) -> Any:

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stillroom.errors import UserError
+from stillroom.models.probing import quietly
+
 
 class MeanPooled(nn.Module):
     """A linear head on the mean of an encoder's last hidden states: token ids [n, L] -> logits [n, classes].
@@ -124,6 +127,27 @@ class Causal(nn.Module):
         if x.ndim == 3:
             more["position_ids"] = positions(x[:, 1])
         return self.network(input_ids=ids.where(ids >= 0, self.padding), **more).logits
+
+
+def check_packing(model: Causal, name: str) -> None:
+    """Raise UserError unless two short documents in one packed row are what each is alone, to 1e-3 of the logits.
+
+    Some networks keep no mask between documents, or take no positions (those with a recurrent state, for one).
+    """
+    ids = torch.arange(2, 10).remainder(model.vocabulary).view(2, 4)
+    ids = ids.to(next(model.parameters()).device)
+    numbers = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]], device=ids.device)
+    try:
+        with quietly(model):
+            alone = model(ids).flatten(0, 1)
+            together = model(torch.stack([ids.view(1, 8), numbers], 1))[0]
+        apart = bool((together - alone).abs().max() <= 1e-3 * alone.abs().max())
+    except TypeError:
+        apart = False
+    if not apart:
+        raise UserError(
+            f"model '{name}' does not keep the documents of a packed row apart: pass --task.packing blocks or none"
+        )
 
 
 def positions(numbers: Tensor) -> Tensor:
