@@ -81,7 +81,7 @@ def test_entries_are_the_methods_that_work(monkeypatch: pytest.MonkeyPatch) -> N
         catalogue, "CARDS", (PLANNED, replace(PLANNED, slug="nkd-uskd", methods=("nkd", "uskd")))
     )
     assert [entry.name for entry in catalogue.entries()] == [
-        *("plain", "kd", "dkd", "diffusion", "few-steps"),
+        *("plain", "kd", "dkd", "diffusion", "few-steps", "next-token", "gkd", "seq-kd"),
         *("nkd", "uskd"),
     ]
 

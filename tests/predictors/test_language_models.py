@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from stillroom.predictors.parts.language_scores import on_own_text, text_bytes
 from stillroom.predictors.parts.sampling import Sampling, sampled
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
+from stillroom.teacher import Teacher
 from stillroom.teaching import teach
 from stillroom.workflow import distill
 from toys import apart, batch_of, same, updates_of, weights_of
@@ -97,6 +99,40 @@ def test_gkd_on_data_is_the_mixed_loss(task: LanguageModelling, beta: float, alp
     right.backward()
     assert float(update.loss) == pytest.approx(float(right), abs=1e-5)
     assert alike(grads, {n: p.grad for n, p in method.student.named_parameters()}, 1e-5)
+
+
+class Kept(Teacher):
+    """A teacher whose three largest answers a token were kept."""
+
+    _keeper = _source = object()
+
+    def __call__(self, batch: Batch) -> Any:
+        log_p = self.answer(batch.x).log_softmax(-1)
+        values, indices = log_p.topk(3)
+        rest = log_p.scatter(-1, indices, -torch.inf).logsumexp(-1)
+        return SimpleNamespace(values=values, indices=indices, rest=rest)
+
+
+def test_kept_answers_are_asked_for_on_the_datas_own_rows(task: LanguageModelling) -> None:
+    """k tokens and the rest's mass: a coarser KL, so a smaller one. A text just written is not kept."""
+    batch = some(task)
+    costs = {}
+    for teacher in (Teacher, Kept):
+        for share in (0.0, 1.0):
+            method = bound(GKD(alpha=1.0, on_policy=share, prompt=4, new_tokens=5), task)
+            method.teacher = teacher(method.teacher.module)
+            costs[teacher, share] = float(gradient(method, some(task))[0].loss)
+    log_t = task.make_teacher().answer(batch.x).log_softmax(-1)
+    log_s = bound(GKD(), task).student(batch.x).log_softmax(-1)
+    top = log_t.topk(3).indices
+    t, s = (
+        torch.cat([x.gather(-1, top).exp(), 1 - x.gather(-1, top).exp().sum(-1, True)], -1)
+        for x in (log_t, log_s)
+    )
+    right = (t * (t / s).log()).sum(-1)[batch.y != -100].mean()
+    assert costs[Kept, 0.0] == pytest.approx(float(right), abs=1e-5)
+    assert costs[Kept, 0.0] < costs[Teacher, 0.0]
+    assert costs[Kept, 1.0] == costs[Teacher, 1.0]
 
 
 def test_without_the_teachers_share_gkd_is_next_token_to_the_bit(task: LanguageModelling) -> None:

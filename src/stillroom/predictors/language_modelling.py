@@ -21,7 +21,7 @@ from stillroom.models.shrinking import is_shrink, parse_shrink, shrink
 from stillroom.models.text_files import load_text, read_about, wrapped
 from stillroom.models.text_names import build_causal
 from stillroom.models.text_places import folder_of, same_tokens
-from stillroom.models.texts import Causal
+from stillroom.models.texts import Causal, check_packing
 from stillroom.optim import Recipe
 from stillroom.predictors.parts import language_folder, language_scores
 from stillroom.predictors.parts.prompts import EvenSource
@@ -254,14 +254,19 @@ class LanguageModelling(Task):
         place = None if "student" in self.given or self.derived else folder_of(self.student)
         if place is not None and not self.student.startswith("config:"):
             same_tokens(self.tokens, place, f"student '{self.student}'")
-        language_scores.check(self.make_student(seed), "student", len(self.tokens))
+        self._see(self.make_student(seed), "student", len(self.tokens))
         if not teacher or isinstance(self.given.get("teacher"), Teacher):
             return
         if self.teacher == "none" and "teacher" not in self.given and not self.teacher_weights:
             raise UserError(
                 "this method needs a teacher and --task.teacher is 'none': pass gpt:96x2 or a folder"
             )
-        language_scores.check(self._outside_teacher(), "teacher", 1)
+        self._see(self._outside_teacher(), "teacher", 1)
+
+    def _see(self, model: nn.Module, role: str, tokens: int) -> None:
+        language_scores.check(model, role, tokens)
+        if self.packing == "documents" and isinstance(model, Causal):
+            check_packing(model, self._name(role))
 
     def score(self, product: nn.Module, split: str, runtime: Runtime) -> dict[str, Any]:
         """Nats a token, bits a byte, accuracy; beside a teacher, how far from it, on the split and on own texts."""

@@ -11,7 +11,7 @@ from stillroom.method import Batch, Update, Updates
 from stillroom.predictors.language_modelling import LanguageModelling
 from stillroom.predictors.language_models.next_token import LanguageMethod
 from stillroom.predictors.parts.prompts import replaced, targets_of
-from stillroom.predictors.parts.sampling import Sampling
+from stillroom.predictors.parts.sampling import NO_BEAMS, Sampling, searchable
 from stillroom.predictors.parts.vocabulary import Mixing, Tokens, distilled
 from stillroom.predictors.parts.writing import Writing, written
 from stillroom.task import Task
@@ -55,14 +55,21 @@ class SequenceKD(LanguageMethod):
     def _sampling(self) -> Sampling:
         return Sampling(self.sample_temperature, self.top_k, self.top_p)
 
+    def bind(self, task: Task, seed: int) -> None:
+        """Take the networks; raise UserError for rows and teachers that texts cannot be made of."""
+        super().bind(task, seed)
+        assert isinstance(task, LanguageModelling)
+        if self.share and task.packing == "documents":
+            raise UserError(
+                "--task.packing is 'documents', whose rows hold several texts: pass blocks or none"
+            )
+        if self.share and self.beams > 1 and not searchable(self.teacher.module):
+            raise UserError(NO_BEAMS)
+
     def source(self, task: Task) -> Source:
         """The data's rows; what the teacher wrote for each is looked up by its number."""
         source = task.train()
         if isinstance(task, LanguageModelling) and self.share > 0:
-            if task.packing == "documents":
-                raise UserError(
-                    "--task.packing is 'documents', whose rows hold several texts: pass blocks or none"
-                )
             how = Writing(self.prompt, self.new_tokens, self.beams, self._sampling, task.teacher_seed)
             self._texts = written(task, source, how)
         return source

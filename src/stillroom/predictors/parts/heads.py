@@ -29,7 +29,9 @@ def headed(model: nn.Module) -> bool:
     head = getattr(network, "get_output_embeddings", lambda: None)()
     if not isinstance(head, nn.Linear) or getattr(network, "base_model", network) is network:
         return False
-    x = torch.arange(4, device=head.weight.device).unsqueeze(0) % len(head.weight)
+    pad = getattr(network.config, "pad_token_id", None)
+    tokens = [token for token in range(len(head.weight)) if token != pad][:4]
+    x = torch.tensor([tokens], device=head.weight.device)
     try:
         with quietly(model):
             whole, made = model(x), scores(model, x, True)
@@ -50,6 +52,8 @@ def scores(model: nn.Module, x: Tensor, by_head: bool) -> Scores:
     more: dict[str, Any] = {"use_cache": False} if takes(model, "use_cache") else {}
     if x.ndim == 3:
         more["position_ids"] = positions(x[:, 1])
+    else:  # padding stands behind the text; a mask of ones says that a text may hold the padding's id
+        more["attention_mask"] = torch.ones_like(ids)
     states = network.base_model(input_ids=ids.where(ids >= 0, model.padding), **more).last_hidden_state
     head = network.get_output_embeddings()
     return Head(states, head.weight, head.bias)

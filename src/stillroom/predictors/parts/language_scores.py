@@ -170,7 +170,7 @@ def text_bytes(tokenizer: Any, y: Tensor) -> int:
 
 def check(model: nn.Module, role: str, tokens: int) -> None:
     """Have `model` read two short rows; UserError unless it gives logits [2, 3, V] with V at least `tokens`."""
-    x = torch.zeros(2, 3, dtype=torch.int64, device=next(model.parameters()).device)
+    x = torch.full((2, 3), getattr(model, "padding", 0), device=next(model.parameters()).device)
     name = type(model).__name__
     try:
         with quietly(model):

@@ -131,6 +131,7 @@ class _Cached:
         places = torch.arange(self.read, self.read + more.shape[-1], device=more.device)
         out: Any = self.model.network(
             input_ids=more.where(more >= 0, self.model.padding),
+            attention_mask=more.new_ones(len(more), self.read + more.shape[-1]),
             position_ids=places.expand(len(more), -1),
             past_key_values=self.kept,
             use_cache=True,
@@ -139,14 +140,23 @@ class _Cached:
         return out.logits[:, -1].float()
 
 
+NO_BEAMS = "beam search needs a transformers model as teacher: pass --method.beams 1, which samples"
+
+
+def searchable(model: nn.Module) -> bool:
+    """Whether transformers can look for the likeliest texts of `model`."""
+    return isinstance(model, Causal) and hasattr(model.network, "generate")
+
+
 def beams(model: nn.Module, prompts: Tensor, width: int, new: int, stop: int | None, longest: int) -> Tensor:
     """Prompts with the likeliest continuation of each that a beam of `width` finds, int64 [n, L], padded right.
 
     transformers' own search, for its models; raises UserError for others. A text has at most `new` more tokens,
     and `longest` in all.
     """
-    if not isinstance(model, Causal) or not hasattr(model.network, "generate"):
-        raise UserError("beam search needs a transformers model: pass --method.beams 1, which samples")
+    if not searchable(model):
+        raise UserError(NO_BEAMS)
+    assert isinstance(model, Causal)
     sizes = (prompts != PAD).sum(-1)
     most = int(sizes.max())
     # The search wants the ends of all prompts at one place.
