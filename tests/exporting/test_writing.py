@@ -232,10 +232,33 @@ def test_a_network_of_one_s_own_needs_the_network(own: tuple[Run, Any], tmp_path
     assert not (tmp_path / "out").exists()
     folder = export(run, "torch-export", tmp_path / "out", module=mine(), latency=False)
     about = json.loads((folder / "export.json").read_text())
-    assert about["agreement"]["inputs"].startswith("random numbers: the run's data came from Python")
+    assert about["agreement"]["inputs"].startswith("random numbers: the run's data are not at hand")
     folder = export(run, "torch-export", tmp_path / "with", module=mine(), data=data)
     about = json.loads((folder / "export.json").read_text())
     assert about["agreement"]["inputs"].startswith("test samples of data")
+    assert {row["arm"] for row in about["latency"]["times"]} == {"nkd", "plain"}
+
+
+def test_data_that_changed_are_said(run: Run) -> None:
+    result = run.result
+    result["data"]["fingerprint"] = "of other data"
+    (run.path / "result.json").write_text(json.dumps(result))
+    with pytest.warns(UserWarning, match="changed since it was made"):
+        folder = export(run, "torch-export", latency=False)
+    about = json.loads((folder / "export.json").read_text())
+    assert about["agreement"]["inputs"] == "test samples of data 'digits', which changed since the run"
+
+
+def test_data_that_are_gone_are_stood_in_for(run: Run) -> None:
+    config = json.loads((run.path / "config.json").read_text())
+    config["task"]["data"] = str(run.path / "gone")
+    (run.path / "config.json").write_text(json.dumps(config))
+    with pytest.warns(
+        UserWarning, match="cannot be read, random numbers stand in \\(data folder .* does not"
+    ):
+        folder = export(run, "torch-export")
+    about = json.loads((folder / "export.json").read_text())
+    assert about["agreement"]["inputs"] == "random numbers: the run's data are not at hand"
     assert {row["arm"] for row in about["latency"]["times"]} == {"nkd", "plain"}
 
 

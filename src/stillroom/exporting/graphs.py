@@ -46,6 +46,7 @@ def write_onnx(folder: Path, graph: Graph) -> dict[str, Any]:
                 input_names=list(rows),
                 output_names=[graph.output],
                 dynamic_shapes=axes,
+                custom_translation_table={torch.ops.prims.hypot.default: _hypot()},
                 verbose=False,
             )
         except Exception as error:
@@ -163,7 +164,20 @@ def _unexportable(graph: Graph, what: str, error: Exception) -> UserError:
             f"{name} fixes the size of a batch, so it cannot become {what}: let its forward read x.shape[0], not "
             "len(x), or pass --to hub-folder"
         )
-    return UserError(f"{name} cannot become {what} ({reason(error)}): pass --to hub-folder")
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # the exporter of ONNX says last what it was that failed
+    others = "torch-export or hub-folder" if what == "ONNX" else "hub-folder"
+    return UserError(f"{name} cannot become {what} ({reason(error)}): pass --to {others}")
+
+
+def _hypot() -> Callable[..., Any]:
+    """sqrt(a^2 + b^2), which torch's exporter does not know and the processes of diffusion models use."""
+    from onnxscript import opset20 as op
+
+    def hypot(a: Any, b: Any) -> Any:
+        return op.Sqrt(op.Add(op.Mul(a, a), op.Mul(b, b)))
+
+    return hypot
 
 
 def _needs(*packages: str) -> None:

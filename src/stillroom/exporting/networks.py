@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DRAW = 31
 """Keeps the seeds of what is drawn here apart from all others."""
-NOT_THERE = "random numbers: the run's data came from Python and are not at hand"
+NOT_THERE = "random numbers: the run's data are not at hand"
 
 
 def classifier(
@@ -183,7 +183,7 @@ def sampler(
         "alpha": [float(denoiser.process.alpha(t)) for t in times],
         "sigma": [float(denoiser.process.sigma(t)) for t in times],
     }
-    clean = None if "data" in absent else partial(_clean, task, folder)
+    clean = None if "data" in absent else partial(_clean, task.samples.test, folder)
     graph = Graph(
         network=evaluation(denoiser),
         draw=partial(_noisy, product, clean, tuple(config["shape"])),
@@ -209,11 +209,10 @@ def sampler(
     )
 
 
-def _clean(task: Generation, folder: Path, count: int) -> tuple[Tensor, Tensor | None]:
+def _clean(test: Source, folder: Path, count: int) -> tuple[Tensor, Tensor | None]:
     """Test samples as denoisers see them, with labels; latents are made by the autoencoder that was exported."""
     from stillroom.generators.parts.latent import read_latent_space
 
-    test = task.samples.test
     x, y = test.fetch(torch.arange(min(count, len(test))), None)
     if (folder / "autoencoder").is_dir():
         x = read_latent_space(folder / "autoencoder").encode(x)

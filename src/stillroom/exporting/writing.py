@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ from stillroom.run import Run
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from stillroom.task import Task
 
 EXPORT = "export.json"
 
@@ -129,7 +132,28 @@ def _source(run: Run, about: Mapping[str, Any], module: nn.Module | None, data: 
     task = from_plain(kind, config["task"])
     if data is not None:
         task = task.but(data=data) if isinstance(data, str) else task.using(data=data)
-    return Source(run, product, task.portable(product, run.path / "student", about, given - at_hand), about)
+    return Source(run, product, _portable(task, product, run, about, given - at_hand), about)
+
+
+def _portable(task: Task, product: Any, run: Run, about: Mapping[str, Any], absent: set[str]) -> Portable:
+    """What the task says; data that are gone, or are others by now, are no reason not to export, and are said."""
+    student, known = run.path / "student", about["data"].get("fingerprint")
+    try:
+        found = task.portable(product, student, about, absent)
+    except UserError as error:
+        if "data" in absent:
+            raise
+        warnings.warn(
+            f"the data of run '{run.path}' cannot be read, random numbers stand in ({error})", stacklevel=4
+        )
+        return task.portable(product, student, about, absent | {"data"})
+    if found.graph is None or "data" in absent or not known or task.fingerprint() == known:
+        return found
+    changed = f"the data of run '{run.path}' changed since it was made: the export is held against them"
+    warnings.warn(changed, stacklevel=4)
+    return replace(
+        found, graph=replace(found.graph, source=f"{found.graph.source}, which changed since the run")
+    )
 
 
 def _write(folder: Path, to: str, found: Source, batches: Sequence[int]) -> None:
