@@ -58,9 +58,7 @@ class Run:
         """Method, options, task, engine and seed, as the run was started."""
         config = read_json(self.path / CONFIG)
         parts = {"method": str, "options": dict, "task": dict, "engine": dict, "seed": int}
-        if not isinstance(config, dict) or not all(
-            isinstance(config.get(k), kind) for k, kind in parts.items()
-        ):
+        if not isinstance(config, dict) or any(type(config.get(k)) is not kind for k, kind in parts.items()):
             raise UserError(
                 f"'{self.path / CONFIG}' is no run's config: pass the --out folder of an earlier run"
             )
