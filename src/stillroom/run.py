@@ -36,6 +36,12 @@ class Run:
         """Start a run in a new or empty folder; UserError where it is in use or cannot be written."""
         _check_empty(path)
         try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"--out '{path}' is no UTF-8, and safetensors reads no such folder: pass another one"
+            ) from None
+        try:
             path.mkdir(parents=True, exist_ok=True)
             with cls(path).held():
                 _check_empty(path)  # another may have started since
