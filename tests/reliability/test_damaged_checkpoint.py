@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -130,9 +131,7 @@ def test_a_checkpoint_of_an_earlier_version_is_read(run: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "short"])
-def test_metrics_that_are_gone_are_missed(
-    damage: str, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_metrics_that_are_gone_are_missed(damage: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run that went on without them would end with half a curve and no word of it."""
     rows = run / "metrics.jsonl"
     rows.write_bytes(rows.read_bytes()[:-1])
@@ -151,7 +150,36 @@ def test_a_kept_teacher_that_is_damaged_is_not_used(tmp_path: Path, monkeypatch:
     teach(task, engine, None, Watcher)
     file = next(tmp_path.rglob("weights.safetensors"))
     file.write_bytes(flipped(file.read_bytes(), 8 * file.stat().st_size - 20))
-    with pytest.raises(UserError, match=r"the kept teacher '.*' is damaged: remove that folder, it is then trained"):
+    with pytest.raises(
+        UserError, match=r"the kept teacher '.*' is damaged: remove that folder, it is then trained"
+    ):
         teach(task, engine, None, Watcher)
     shutil.rmtree(file.parent)
     assert not teach(task, engine, None, Watcher).kept
+
+
+@pytest.mark.parametrize("damage", ["missing", "short"])
+def test_kept_samples_that_are_damaged_are_not_used(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a making that was killed after its first block, and of one that is finished."""
+    import torch
+
+    from stillroom.generators.parts.store import kept_store
+
+    def make(rows: range) -> dict[str, torch.Tensor]:
+        if rows.start == 500 and not finished:
+            raise KeyboardInterrupt
+        return {"x": torch.ones(len(rows), 20)}
+
+    for finished in (False, True):
+        monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / str(finished)))
+        with contextlib.suppress(KeyboardInterrupt):
+            kept_store("pairs", {}, 1000, make)
+        file = next(tmp_path.glob(f"{finished}/**/x.npy"))
+        file.unlink() if damage == "missing" else file.write_bytes(file.read_bytes()[:1000])
+        finished = True  # noqa: PLW2901
+        with pytest.raises(UserError, match=r"the kept samples '.*' are damaged .*: remove that folder"):
+            kept_store("pairs", {}, 1000, make)
+        shutil.rmtree(file.parent)
+        assert len(kept_store("pairs", {}, 1000, make)) == 1000

@@ -38,9 +38,7 @@ class Store:
             about = read_json(folder / "about.json")
             self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in about["arrays"]}
         except (UserError, OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"the kept samples '{folder}' are damaged ({error}): remove that folder, they are then made anew"
-            ) from None
+            raise _damaged(folder, error) from None
         self._held: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
@@ -121,6 +119,12 @@ def kept_store(kind: str, key: Mapping[str, Any], count: int, make: Make, block:
     return Store(place)
 
 
+def _damaged(place: Path, error: Exception) -> UserError:
+    return UserError(
+        f"the kept samples '{place}' are damaged ({error}): remove that folder, they are then made anew"
+    )
+
+
 def _finished(place: Path) -> bool:
     if not (place / "about.json").is_file():
         return False
@@ -139,7 +143,10 @@ def _fill(place: Path, kind: str, count: int, make: Make, block: int) -> None:
         rows = range(done, min(done + block, count))
         made = {name: value.detach().cpu().contiguous().numpy() for name, value in make(rows).items()}
         if not arrays:
-            arrays = _open(place, kind, count, made, fresh=done == 0)
+            try:
+                arrays = _open(place, kind, count, made, fresh=done == 0)
+            except (FileNotFoundError, ValueError) as error:
+                raise _damaged(place, error) from None
         for name, value in made.items():
             arrays[name][rows.start : rows.stop] = value
             arrays[name].flush()  # type: ignore[attr-defined]
@@ -159,8 +166,10 @@ def _open(
             f"{count} {kind} take {size / 1e9:.1f} GB and '{place.parent}' has {free / 1e9:.1f} GB free: ask for "
             "fewer, or set STILLROOM_CACHE to a folder on another disk"
         )
+    for name in () if fresh else first:
+        np.load(place / f"{name}.npy", mmap_mode="r")  # opened to be written, a file that is cut is filled with zeros
     mode = "w+" if fresh else "r+"
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         name: np.lib.format.open_memmap(
             place / f"{name}.npy",
             mode=mode,
