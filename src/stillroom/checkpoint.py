@@ -54,7 +54,10 @@ def read_json(path: Path) -> Any:
         raise UserError(
             f"'{path}' does not exist: '{path.parent}' is not a folder that Stillroom wrote"
         ) from None
-    except (ValueError, RecursionError) as error:  # of text, of JSON, of a number too long, of too deep a nest
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # of text, of JSON, of a number too long, of too deep a nest
         raise UserError(
             f"'{path}' is cut short or not JSON ({error}): restore it or start a new run"
         ) from None
@@ -81,9 +84,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: Path) -
             value.copy_(state[key])
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors and see them on disk; OSError where it takes them not."""
     try:
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path, metadata)

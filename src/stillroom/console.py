@@ -38,7 +38,7 @@ QUANTITIES = (
 
 
 class Outlived:
-    """A stream whose reader may go (a pipe that is closed, a terminal that is hung up): then it takes all and says no more."""
+    """A stream whose reader may go (a pipe, a terminal that is hung up): then it takes all and says no more."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

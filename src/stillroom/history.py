@@ -40,7 +40,8 @@ class History:
             return
         if not self.path.exists() or self.path.stat().st_size < mark:
             raise UserError(
-                f"'{self.path}' is missing or shorter than the checkpoint says: restore it, or start a new run with another --out"
+                f"'{self.path}' is missing or shorter than the checkpoint says: "
+                "restore it, or start a new run with another --out"
             )
         os.truncate(self.path, mark)
 

@@ -130,7 +130,9 @@ def _task_class(home: str, name: str, config: Path) -> type[Task]:
     except (AttributeError, ImportError):
         found = None
     if not isinstance(found, type) or not issubclass(found, Task):
-        raise UserError(f"'{config}' names the task '{home}:{name}', which Stillroom has not: restore the config")
+        raise UserError(
+            f"'{config}' names the task '{home}:{name}', which Stillroom has not: restore the config"
+        )
     return found
 
 

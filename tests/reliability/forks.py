@@ -137,9 +137,9 @@ def _fork(job: dict[str, Any]) -> int:
         for number, name, flags in ((0, os.devnull, os.O_RDONLY), (1, ".out", 0), (2, ".err", 0)):
             made = flags or os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             os.dup2(os.open(job["heard"] + name if number else name, made, 0o600), number)
-        sys.stdin = open(0, closefd=False)
-        sys.stdout = open(1, "w", closefd=False)
-        sys.stderr = open(2, "w", closefd=False, errors="backslashreplace", buffering=1)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", closefd=False, errors="backslashreplace", buffering=1)  # noqa: SIM115
         status = _child(job)
     except BaseException:
         import traceback

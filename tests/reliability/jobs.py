@@ -129,7 +129,7 @@ def unheard(end: str, *words: str) -> int:
     os.dup2(writer, 1)
     os.close(writer)
     os.close(reader)
-    sys.stdout = open(1, "w", closefd=False)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     return main(list(words))
 
 

@@ -40,7 +40,9 @@ def test_a_disk_that_is_full_from_any_write_on(
 ) -> None:
     """Every write of the plain run, and those of the other's teacher and cache, which it has not."""
     undisturbed, writes = whole[method]
-    last = next(i for i, write in enumerate(writes) if "arms/plain" in write) if method == "nkd" else len(writes)
+    last = (
+        next(i for i, write in enumerate(writes) if "arms/plain" in write) if method == "nkd" else len(writes)
+    )
     for at in range(1, last + 1):
         run, cache = tmp_path / f"run-{at}", tmp_path / f"cache-{at}"
         full = {"kind": "full", "folders": below(run, cache), "at": at}

@@ -1,4 +1,4 @@
-"""Files that somebody else made: nothing in them is run, nothing outside is read into or written over, all is a line."""
+"""Files that somebody else made: nothing in them is run, nothing outside is touched, all is a line."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Bomb:
 def _untimed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cost.latency, "__defaults__", (1, 0.0))
-        patch.setattr(figures, "draw", lambda *_: '<svg viewBox="0 0 1 1"><title id="t">a figure</title></svg>')
+        patch.setattr(
+            figures, "draw", lambda *_: '<svg viewBox="0 0 1 1"><title id="t">a figure</title></svg>'
+        )
         yield
 
 
@@ -96,7 +98,9 @@ def outcome(capsys: pytest.CaptureFixture[str], *words: str | Path) -> int:
 # -- what could be run ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.pt", "model.pth", "model.ckpt"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "pytorch_model.bin", "model.pt", "model.pth", "model.ckpt"]
+)
 def test_a_pickle_in_a_model_folder_is_not_opened(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,7 +120,13 @@ def test_a_pickle_in_a_pipeline_is_not_opened(tmp_path: Path, capsys: pytest.Cap
     import diffusers
 
     folder, mark = tmp_path / "unet", tmp_path / "unpickled"
-    small = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8,), "norm_num_groups": 8}
+    small = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (8,),
+        "norm_num_groups": 8,
+    }
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "layers_per_block": 1}
     pipeline = diffusers.DDPMPipeline(diffusers.UNet2DModel(**small, **blocks), diffusers.DDPMScheduler())
     pipeline.save_pretrained(folder)
@@ -140,8 +150,18 @@ def test_a_pickle_among_kept_samples_is_not_opened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "problem",
-    ["reliability_bomb:Task", "os:system", "stillroom.__main__:x", "stillroom.cli:os", "stillroom.nothing:x", "", 5]
-    + ["stillroom.predictors.classification:Path", "stillroom.predictors.classification:no", "stillroom..:x"],
+    [
+        "reliability_bomb:Task",
+        "os:system",
+        "stillroom.__main__:x",
+        "stillroom.cli:os",
+        "stillroom.nothing:x",
+        "stillroom..:x",
+        "stillroom.predictors.classification:Path",
+        "stillroom.predictors.classification:no",
+        "",
+        5,
+    ],
 )
 def test_a_config_names_no_module_that_is_not_ours(
     problem: Any, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -212,7 +232,11 @@ def test_an_archive_among_data_writes_nothing_outside(
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", root / "cache")
     monkeypatch.setattr(datasets.config, "EXTRACTED_DATASETS_PATH", str(root / "cache" / "extracted"))
     (root / "data").mkdir(parents=True)
-    names = ["../../escaped.png", "../" * 12 + str(tmp_path / "escaped.png").lstrip("/"), str(tmp_path / "escaped.png")]
+    names = [
+        "../../escaped.png",
+        "../" * 12 + str(tmp_path / "escaped.png").lstrip("/"),
+        str(tmp_path / "escaped.png"),
+    ]
     if kind == "zip":
         with zipfile.ZipFile(root / "data" / "train.zip", "w") as archive:
             for name in [*names, "a.png"]:
@@ -251,8 +275,10 @@ ABSURD = {
     "a shape below zero": header(a=entry([-2], 0, 8)) + bytes(8),
     "a shape of NaN": header(a=entry([float("nan")], 0, 8)) + bytes(8),  # type: ignore[list-item]
     "nothing but nests": struct.pack("<Q", 100_000) + b"[" * 100_000,
-    "a name twice": struct.pack("<Q", 130) + b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
-    b'"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(76) + bytes(8),
+    "a name twice": struct.pack("<Q", 130)
+    + b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+    b'"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(76)
+    + bytes(8),
 }
 
 

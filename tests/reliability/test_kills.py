@@ -83,7 +83,17 @@ def test_fifty_kills_and_the_same_bits(forks: Forks, tmp_path: Path) -> None:
 
 STAGES = ["--task.data", "checkerboard", "--task.teacher", "mlp:16x1", "--task.student", "mlp:16x1"]
 STAGES = [*STAGES, "--task.points", "200", "--task.teacher-steps", "20", "--task.score-samples", "60"]
-STAGES = [*STAGES, "--task.steps", "4", "--method.pairs", "64", "--method.rounds", "2", "--method.features", "none"]
+STAGES = [
+    *STAGES,
+    "--task.steps",
+    "4",
+    "--method.pairs",
+    "64",
+    "--method.rounds",
+    "2",
+    "--method.features",
+    "none",
+]
 STAGES = [*STAGES, "--engine.steps", "12", "--engine.batch-size", "16", "--engine.checkpoint-every", "2"]
 
 

@@ -73,7 +73,9 @@ def test_a_running_statistic_that_overflows_is_not_saved(tmp_path: Path) -> None
         if batch.clock.step == 12:
             batch.x = batch.x * 1e25
 
-    with pytest.raises(NonFinite, match=r"a weight of player 'student' is not finite at step 15 .*step-00000010"):
+    with pytest.raises(
+        NonFinite, match=r"a weight of player 'student' is not finite at step 15 .*step-00000010"
+    ):
         ENGINE.fit(Fit(hook=hook), Toy().using(student=Normed), 0, tmp_path)
     assert [c.name[-2:] for c in checkpoint.listing(tmp_path / "checkpoints")] == ["05", "10"]
 
@@ -101,9 +103,18 @@ def broken_teacher() -> nn.Module:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"data": spoilt("x", float("nan"))}, "sample 5 of data 'tensors' has NaN or infinite pixels: remove or"),
-        ({"data": spoilt("x", float("inf"))}, "sample 5 of data 'tensors' has NaN or infinite pixels: remove or"),
-        ({"data": spoilt("y", -1)}, "label -1 of sample 5 of split 'train' of data 'tensors' is out of range"),
+        (
+            {"data": spoilt("x", float("nan"))},
+            "sample 5 of data 'tensors' has NaN or infinite pixels: remove or",
+        ),
+        (
+            {"data": spoilt("x", float("inf"))},
+            "sample 5 of data 'tensors' has NaN or infinite pixels: remove or",
+        ),
+        (
+            {"data": spoilt("y", -1)},
+            "label -1 of sample 5 of split 'train' of data 'tensors' is out of range",
+        ),
         ({"data": images(), "teacher": broken_teacher()}, "not finite"),
     ],
     ids=["nan", "inf", "label", "teacher"],

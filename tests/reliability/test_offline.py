@@ -28,7 +28,9 @@ def no_hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
             listening.listen(64)
         where = f"http://127.0.0.1:{listening.getsockname()[1]}"
         monkeypatch.setattr(constants, "ENDPOINT", where)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", where + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", where + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", request.param == "offline mode")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         for name in ("HF_HUB_CACHE", "HF_HOME"):
@@ -41,7 +43,14 @@ def no_hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     "words",
     [
         ["--task.data", "somebody/pictures"],
-        ["--task.teacher", "timm:resnet18", "--task.teacher-weights", "pretrained", "--task.image-size", "32"],
+        [
+            "--task.teacher",
+            "timm:resnet18",
+            "--task.teacher-weights",
+            "pretrained",
+            "--task.image-size",
+            "32",
+        ],
     ],
     ids=["data", "timm"],
 )

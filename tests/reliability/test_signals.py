@@ -1,4 +1,4 @@
-"""What ends a run from outside but SIGKILL: it saves, says how to go on, and goes on; or nobody listens, and it goes on."""
+"""Signals but SIGKILL: a run saves and says how to go on. Where nobody listens any more, it goes on."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def test_a_signal_saves_and_says_how_to_go_on(
     status = child.wait()
     if status == 130:
         saved = f"stillroom: stopped, state saved: go on with stillroom run nkd --resume {run}"
-        at_once = f"stillroom: stopped at once: go on from the last checkpoint with {saved.rpartition('with ')[2]}"
+        at_once = (
+            f"stillroom: stopped at once: go on from the last checkpoint with {saved.rpartition('with ')[2]}"
+        )
         assert one_line(child.said) in ([saved, at_once] if where == "." else [saved])
         assert len(list((run / where / "checkpoints").iterdir())) == 1
         assert forks.run("run", "nkd", "--resume", run, cache=cache) == (0, "")
@@ -86,8 +88,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_ctrl_c_twice_stops_at_once_and_names_the_way(
-    _impatient: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     words = ["--engine.epochs", "20", "--engine.checkpoint-every", "20"]

@@ -118,7 +118,9 @@ def _rebuild(folder: Path) -> nn.Module:
     try:
         return build(name, shape=shape, classes=classes, seed=0)
     except (MemoryError, OverflowError, RuntimeError, TypeError) as error:  # sizes that no memory holds
-        raise UserError(f"{where} asks for a network that cannot be built ({reason(error)}): {AGAIN}") from error
+        raise UserError(
+            f"{where} asks for a network that cannot be built ({reason(error)}): {AGAIN}"
+        ) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
