@@ -178,7 +178,7 @@ def test_kept_samples_that_are_damaged_are_not_used(
             kept_store("pairs", {}, 1000, make)
         file = next(tmp_path.glob(f"{finished}/**/x.npy"))
         file.unlink() if damage == "missing" else file.write_bytes(file.read_bytes()[:1000])
-        finished = True  # noqa: PLW2901
+        finished = True
         with pytest.raises(UserError, match=r"the kept samples '.*' are damaged .*: remove that folder"):
             kept_store("pairs", {}, 1000, make)
         shutil.rmtree(file.parent)

@@ -167,7 +167,9 @@ def _open(
             "fewer, or set STILLROOM_CACHE to a folder on another disk"
         )
     for name in () if fresh else first:
-        np.load(place / f"{name}.npy", mmap_mode="r")  # opened to be written, a file that is cut is filled with zeros
+        np.load(
+            place / f"{name}.npy", mmap_mode="r"
+        )  # opened to be written, a file that is cut is filled with zeros
     mode = "w+" if fresh else "r+"
     arrays: dict[str, np.ndarray] = {
         name: np.lib.format.open_memmap(
