@@ -212,7 +212,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 def _is_state(state: Mapping[str, Any]) -> bool:
     kinds = {"step": int, "seconds": float, "history": int, "window": dict, "files": dict}
     return (
-        all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+        all(type(state.get(key)) is kind for key, kind in kinds.items())
         and isinstance(state.get("sums", {}), dict)
         and min(state["step"], state["history"], state["seconds"]) >= 0
         and math.isfinite(state["seconds"])

@@ -36,6 +36,12 @@ class Run:
         """Start a run in a new or empty folder; UserError where it is in use or cannot be written."""
         _check_empty(path)
         try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"--out '{path}' is no UTF-8, and safetensors reads no such folder: pass another one"
+            ) from None
+        try:
             path.mkdir(parents=True, exist_ok=True)
             with cls(path).held():
                 _check_empty(path)  # another may have started since
@@ -58,9 +64,7 @@ class Run:
         """Method, options, task, engine and seed, as the run was started."""
         config = read_json(self.path / CONFIG)
         parts = {"method": str, "options": dict, "task": dict, "engine": dict, "seed": int}
-        if not isinstance(config, dict) or not all(
-            isinstance(config.get(k), kind) for k, kind in parts.items()
-        ):
+        if not isinstance(config, dict) or any(type(config.get(k)) is not kind for k, kind in parts.items()):
             raise UserError(
                 f"'{self.path / CONFIG}' is no run's config: pass the --out folder of an earlier run"
             )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import pty
 import shutil
+import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,3 +111,32 @@ def holder_with_worker(folder: str) -> int:
         part.rename(Path(folder, "worker"))
         time.sleep(60)
     return 0
+
+
+def under_nohup(*words: str) -> int:
+    """The command line, where a hang-up is to be ignored."""
+    from stillroom.cli import main
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    return main(list(words))
+
+
+def unheard(end: str, *words: str) -> int:
+    """The command line, its output into a pipe that nobody reads or a terminal that is closed."""
+    from stillroom.cli import main
+
+    reader, writer = os.pipe() if end == "pipe" else pty.openpty()
+    os.dup2(writer, 1)
+    os.close(writer)
+    os.close(reader)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    return main(list(words))
+
+
+def back_in_time(*words: str) -> int:
+    """The command line, with a clock that goes back an hour whenever it is looked at."""
+    from stillroom.cli import main
+
+    hours = itertools.count()
+    time.time = lambda: 2e9 - 3600 * next(hours)
+    return main(list(words))

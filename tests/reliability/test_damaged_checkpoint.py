@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -155,3 +156,30 @@ def test_a_kept_teacher_that_is_damaged_is_not_used(tmp_path: Path, monkeypatch:
         teach(task, engine, None, Watcher)
     shutil.rmtree(file.parent)
     assert not teach(task, engine, None, Watcher).kept
+
+
+@pytest.mark.parametrize("damage", ["missing", "short"])
+def test_kept_samples_that_are_damaged_are_not_used(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a making that was killed after its first block, and of one that is finished."""
+    import torch
+
+    from stillroom.generators.parts.store import kept_store
+
+    def make(rows: range) -> dict[str, torch.Tensor]:
+        if rows.start == 500 and not finished:
+            raise KeyboardInterrupt
+        return {"x": torch.ones(len(rows), 20)}
+
+    for finished in (False, True):
+        monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / str(finished)))
+        with contextlib.suppress(KeyboardInterrupt):
+            kept_store("pairs", {}, 1000, make)
+        file = next(tmp_path.glob(f"{finished}/**/x.npy"))
+        file.unlink() if damage == "missing" else file.write_bytes(file.read_bytes()[:1000])
+        finished = True
+        with pytest.raises(UserError, match=r"the kept samples '.*' are damaged .*: remove that folder"):
+            kept_store("pairs", {}, 1000, make)
+        shutil.rmtree(file.parent)
+        assert len(kept_store("pairs", {}, 1000, make)) == 1000
