@@ -36,7 +36,7 @@ docs: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[vision,text,diffusion,graphs,quantum,dev]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[vision,text,diffusion,graphs,quantum,cluster,export,tracking,dev]"
 	touch $(READY)
 
 clean:
