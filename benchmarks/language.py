@@ -136,8 +136,8 @@ def ours(watch: Stopwatch, whole: bool = False) -> nn.Module:
     beta = BETA[0]
     method = GKD(beta=beta, normalised=beta in (0, 1), alpha=1.0, on_policy=0.0)
     recipe = Recipe("sgd", lr=LR, momentum=0.0, weight_decay=0.0, schedule="constant")
-    engine = Engine(epochs=1, batch_size=BATCH, recipe=recipe, evaluate_every=0, keep_teacher=False)
-    task = Problem(student="whole" if whole else "", length=LENGTH)
+    engine = Engine(epochs=1, batch_size=BATCH, recipe=recipe, evaluate_every=0)
+    task = Problem(student="whole" if whole else "", length=LENGTH, packing="none")  # answers are not kept
     product = engine.fit(method, task, 0, watcher=Spectator(watch)).product
     return product.model.network if whole else product.network
 
