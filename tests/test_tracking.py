@@ -296,6 +296,26 @@ def test_a_library_that_is_gone_does_not_keep_a_run_from_going_on(
         assert Tracking((), tmp_path, {}).trackers == []
 
 
+def test_from_python_the_trackers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    import stillroom
+    from stillroom.condensation.parts.selection import RandomImages
+
+    monkeypatch.setitem(tracking._KINDS, "tensorboard", Broken)
+    heard: list[str] = []
+    monkeypatch.setattr(Broken, "tell", lambda self, arm, step, numbers: heard.append(arm))
+    x = torch.randn(80, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    data = (x, x.flatten(1)[:, :3].argmax(-1))
+    options: dict[str, Any] = {"epochs": 1, "track": ("tensorboard",)}
+    stillroom.distill(None, "mlp:4", data, "plain", out=tmp_path / "a", **options)
+    assert set(heard) == {"plain", "run"}
+    heard.clear()
+    images = RandomImages()
+    stillroom.condense(data, method=images, ipc=1, eval_epochs=1, repeats=1, out=tmp_path / "b", **options)
+    assert "random-images" in heard
+
+
 def test_other_processes_say_nothing(tmp_path: Path) -> None:
     other = Tracking(("tensorboard",), tmp_path / "run", {}, active=False)
     assert other.watch(unwatched) is unwatched

@@ -17,6 +17,7 @@ from stillroom.keeping import Keep
 from stillroom.kept import Keeper
 from stillroom.method import Batch
 from stillroom.taps import Tap
+from stillroom.taps import paths as module_paths
 
 __all__ = ["Answer", "Dense", "Mixture", "Teacher", "TopK"]
 
@@ -99,13 +100,15 @@ class Teacher:
     # -- features -----------------------------------------------------------------------------------------------
 
     def watch(self, *paths: str, whole: bool = False) -> None:
-        """From now on answer with `features` too: what the modules at `paths` put out, pooled to [n, channels].
+        """From now on answer with `features` too: what the modules at `paths`, or patterns, put out, as [n, channels].
 
         `whole` leaves them as they are. For a method's `bind`, with `unwatch` for its `unbind`. UserError for a path
         that is none.
         """
         self.unwatch()
-        self._taps = [Tap(self.module, path, "teacher's module path") for path in paths]
+        self._taps = [
+            Tap(self.module, path) for path in module_paths(self.module, paths, "teacher's module path")
+        ]
         self.whole = whole
         if self._keeper is not None:
             self.keep(self._keeper.source, self._keeper.size, self._keeper.keep)
@@ -139,6 +142,11 @@ class Teacher:
     def forget(self) -> None:
         """Keep nothing any more; what is on disk stays there."""
         self._keeper = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether answers are kept."""
+        return self._keeper is not None
 
     @property
     def kept_bytes(self) -> int:

@@ -3,7 +3,8 @@
 What a tracker is told: the run's options as hyper-parameters, the rows of metrics of each arm under the arm's name,
 and at the end the scores, costs and verdict. It is kept in the run's folder, in `tracking/`: W&B is offline unless
 WANDB_MODE says otherwise, MLflow writes a database there unless MLFLOW_TRACKING_URI says otherwise. A tracker that
-fails is dropped with one warning; the run goes on, and its numbers are in metrics.jsonl all the same.
+fails is dropped with one warning; the run goes on, and its numbers are in metrics.jsonl all the same. What a fit takes
+is measured with the telling in it: some milliseconds a row of metrics.
 """
 
 from __future__ import annotations

@@ -262,6 +262,16 @@ def test_data_that_are_gone_are_stood_in_for(run: Run) -> None:
     assert {row["arm"] for row in about["latency"]["times"]} == {"nkd", "plain"}
 
 
+def test_a_teacher_that_is_gone_is_not_timed(run: Run) -> None:
+    config = json.loads((run.path / "config.json").read_text())
+    config["task"]["teacher_weights"] = str(run.path / "gone")
+    (run.path / "config.json").write_text(json.dumps(config))
+    about = json.loads((export(run, "hub-folder", batches=(1,)) / "export.json").read_text())
+    assert {row["arm"] for row in about["latency"]["times"]} == {"nkd"}
+    (line,) = about["latency"]["left_out"]
+    assert line.startswith("the other arms: student folder ")
+
+
 # -- the command line ---------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from stillroom.config import from_plain
 from stillroom.errors import UserError, require
 from stillroom.exporting import agreement, latency
 from stillroom.exporting.card import Card
-from stillroom.exporting.forms import Portable, check_fits, check_name
+from stillroom.exporting.forms import Graph, Portable, check_fits, check_name
 from stillroom.exporting.graphs import WRITERS
 from stillroom.exporting.hub_folder import write_hub_folder
 from stillroom.exporting.libraries import library_of, write_diffusers, write_timm, write_transformers
@@ -162,10 +162,7 @@ def _write(folder: Path, to: str, found: Source, batches: Sequence[int]) -> None
     facts_of, card = _form(folder, to, found)
     times: dict[str, Any] = {}
     if batches and portable.graph is not None:
-        roles = {arm["role"]: name for name, arm in about["arms"].items()}
-        others = {roles[role]: net for role, net in portable.beside().items() if role in roles}
-        graphs = latency.beside(portable.graph, others, about["method"])
-        times = latency.measure(graphs, tuple(WRITERS) if to in WRITERS else (), batches)
+        times = _times(found, portable.graph, tuple(WRITERS) if to in WRITERS else (), batches)
         card = card.but(sections=[*card.sections, ("Times and sizes", latency.section(times))])
     card.write(folder, about)
     write_json(
@@ -184,6 +181,19 @@ def _write(folder: Path, to: str, found: Source, batches: Sequence[int]) -> None
             },
         },
     )
+
+
+def _times(found: Source, graph: Graph, forms: Sequence[str], batches: Sequence[int]) -> dict[str, Any]:
+    """Times and sizes of the product and of the run's other arms, as far as they are at hand."""
+    names = {arm["role"]: name for name, arm in found.about["arms"].items()}
+    try:
+        others, gone = found.portable.beside(), []
+    except UserError as error:  # a teacher's folder that was moved
+        others, gone = {}, [f"the other arms: {error}"]
+    here = {names[role]: network for role, network in others.items() if role in names}
+    times = latency.measure(latency.beside(graph, here, found.about["method"]), forms, batches)
+    left_out = [*times.get("left_out", ()), *gone]
+    return {**times, **({"left_out": left_out} if left_out else {})}
 
 
 def _form(folder: Path, to: str, found: Source) -> tuple[dict[str, Any], Card]:

@@ -157,8 +157,7 @@ class GKD(LanguageMethod):
 
     def _keeps(self, batch: Batch) -> bool:
         """Whether the teacher remembers what it says of this batch: of rows that are all of one width."""
-        keeper = getattr(self.teacher, "_keeper", getattr(self.teacher, "_source", None))
-        return keeper is not None and batch.view is None and self._even
+        return self.teacher.keeps and batch.view is None and self._even
 
     def _ask(self, x: Tensor) -> Answer:
         if not self._teacher_by_head:
