@@ -270,7 +270,7 @@ class _Fit:
         stopping, due = self.runtime.agree(stop(), self._save_due())
         if self.folder and (stopping or due or last):
             self._save()
-        if stopping and not last:
+        if stopping:
             raise Interrupted
 
     def _log(self) -> dict[str, Any]:
