@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stillroom.task import Task
 
 CONFIG, RESULT = "config.json", "result.json"
+_FOLDERS = ("arms", "checkpoints", "stages", "student")
 _BEGUN = (f".{CONFIG}.part", ".lock")
 """What a start leaves that was killed before there was a run."""
 
@@ -100,6 +101,16 @@ class Run:
                 f"run '{self.path}' is of a task from '{home}': read '{self.path / 'student'}' with that task's load"
             )
         return _task_class(home, name, self.path / CONFIG).load(self.path / "student", module)
+
+    def check_links(self) -> None:
+        """Raise UserError where a link stands among what a run writes: what it leads to would be written over."""
+        for top in self.path.iterdir():
+            for path in (top, *(top.rglob("*") if top.name in _FOLDERS else ())):
+                if path.is_symlink():
+                    raise UserError(
+                        f"run '{self.path}' holds a link, '{path}', and would write to where it leads: "
+                        "put the file itself there"
+                    )
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -202,6 +202,15 @@ def test_a_link_out_of_a_run_is_not_followed(
     assert _contents(mine) == before
 
 
+def test_a_link_where_no_run_writes_is_left_alone(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trackers put links into a folder of their own, to logs somewhere else."""
+    (stopped / "tracker").mkdir()
+    (stopped / "tracker" / "debug.log").symlink_to(tmp_path / "log")
+    assert outcome(capsys, "run", "plain", "--resume", stopped) == 0
+
+
 def _contents(place: Path) -> dict[str, bytes]:
     files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
     return {str(file): file.read_bytes() for file in files}
