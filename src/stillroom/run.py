@@ -148,7 +148,7 @@ def _task_class(home: str, name: str, config: Path) -> type[Task]:
 
 
 def _check_empty(path: Path) -> None:
-    if path.is_dir() and any(file.name not in _BEGUN for file in path.iterdir()):
+    if path.is_dir() and any(f.is_symlink() or f.name not in _BEGUN for f in path.iterdir()):
         way = "pass another folder"
         if (path / CONFIG).exists():
             way = f"go on with --resume {path}, or pass another --out"
