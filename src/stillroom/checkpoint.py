@@ -214,6 +214,8 @@ def _is_state(state: Mapping[str, Any]) -> bool:
     return (
         all(type(state.get(key)) is kind for key, kind in kinds.items())
         and isinstance(state.get("sums", {}), dict)
+        and isinstance(made := state.get("versions", {}), dict)
+        and all(isinstance(number, str) for number in made.values())
         and min(state["step"], state["history"], state["seconds"]) >= 0
         and math.isfinite(state["seconds"])
         and all(Path(stem).name == stem for stem in state["files"])  # a name is no way to somewhere else

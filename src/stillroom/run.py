@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stillroom.task import Task
 
 CONFIG, RESULT = "config.json", "result.json"
+_FOLDERS = ("arms", "checkpoints", "stages", "student")
 _BEGUN = (f".{CONFIG}.part", ".lock")
 """What a start leaves that was killed before there was a run."""
 
@@ -101,6 +102,16 @@ class Run:
             )
         return _task_class(home, name, self.path / CONFIG).load(self.path / "student", module)
 
+    def check_links(self) -> None:
+        """Raise UserError where a link stands among what a run writes: what it leads to would be written over."""
+        for top in self.path.iterdir():
+            for path in (top, *(top.rglob("*") if top.name in _FOLDERS else ())):
+                if path.is_symlink():
+                    raise UserError(
+                        f"run '{self.path}' holds a link, '{path}', and would write to where it leads: "
+                        "put the file itself there"
+                    )
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from writing to this run; UserError where one does."""
@@ -137,7 +148,7 @@ def _task_class(home: str, name: str, config: Path) -> type[Task]:
 
 
 def _check_empty(path: Path) -> None:
-    if path.is_dir() and any(file.name not in _BEGUN for file in path.iterdir()):
+    if path.is_dir() and any(f.is_symlink() or f.name not in _BEGUN for f in path.iterdir()):
         way = "pass another folder"
         if (path / CONFIG).exists():
             way = f"go on with --resume {path}, or pass another --out"

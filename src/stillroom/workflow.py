@@ -125,11 +125,7 @@ def _check_resumed(job: Job, out: Path) -> None:
             f"run '{out}' was started with {flag_of(path)} {old!r}, not {new!r}: drop the option, or start a new "
             "run with another --out"
         )
-    for path in out.rglob("*"):
-        if path.is_symlink():
-            raise UserError(
-                f"run '{out}' holds a link, '{path}': what it leads to could be written over, put the file itself there"
-            )
+    Run.open(out).check_links()
     before: set[tuple[str, str]] = set()
     for folder in (out, *sorted((out / "arms").glob("*"))):
         for newest in checkpoint.listing(folder / "checkpoints")[-1:]:

@@ -202,6 +202,26 @@ def test_a_link_out_of_a_run_is_not_followed(
     assert _contents(mine) == before
 
 
+def test_a_link_where_a_run_is_to_start_is_not_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a killed start leaves does not make a folder one in use; a link of its name does."""
+    (tmp_path / "mine").write_text("years of work")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.json.part").symlink_to(tmp_path / "mine")
+    assert "is not empty" in refused(capsys, "run", "plain", "--out", tmp_path / "run")
+    assert (tmp_path / "mine").read_text() == "years of work"
+
+
+def test_a_link_where_no_run_writes_is_left_alone(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trackers put links into a folder of their own, to logs somewhere else."""
+    (stopped / "tracker").mkdir()
+    (stopped / "tracker" / "debug.log").symlink_to(tmp_path / "log")
+    assert outcome(capsys, "run", "plain", "--resume", stopped) == 0
+
+
 def _contents(place: Path) -> dict[str, bytes]:
     files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
     return {str(file): file.read_bytes() for file in files}
