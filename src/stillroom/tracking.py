@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -288,6 +289,10 @@ class _MLflow(_Tracker):
         self.memory["id"] = self.held.tracker.info.run_id
         if not self.resumed:
             self.held.store_init_configuration(options)
+
+    def tell(self, arm: str, step: int, numbers: Mapping[str, float]) -> None:
+        # MLflow takes no other signs in a name, and refuses all of a row for one.
+        super().tell(arm, step, {re.sub(r"[^\w\-. :/]", "_", key): value for key, value in numbers.items()})
 
     def text(self, name: str, value: str) -> None:
         import mlflow

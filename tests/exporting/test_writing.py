@@ -269,7 +269,7 @@ def test_a_teacher_that_is_gone_is_not_timed(run: Run) -> None:
     about = json.loads((export(run, "hub-folder", batches=(1,)) / "export.json").read_text())
     assert {row["arm"] for row in about["latency"]["times"]} == {"nkd"}
     (line,) = about["latency"]["left_out"]
-    assert line.startswith("the other arms: student folder ")
+    assert line.startswith("the other arms: model folder ")
 
 
 # -- the command line ---------------------------------------------------------------------------------------------
