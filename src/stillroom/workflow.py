@@ -178,7 +178,7 @@ class _Work:
         teacher = getattr(self.job.method, "teacher", None)  # a method of stages has none itself
         keeping = 0.0 if teacher is None else teacher.kept_seconds
         self.costs["distilled student"] = result.seconds - keeping
-        if teacher is not None:
+        if teacher is not None and teacher.kept_bytes:
             self.costs |= {"keeping the teacher's answers": keeping, "bytes kept": teacher.kept_bytes}
         self._score(self.job.method.name, "student", ".", result)
         return result.product

@@ -12,6 +12,7 @@ from torch import nn
 from stillroom.data.texts import PAD
 from stillroom.predictors.parts.prompts import prompt_sizes, prompts_of
 from stillroom.predictors.parts.sampling import Sampling, sampled
+from stillroom.reports.class_figures import WIDTH
 from stillroom.reports.drawing import INK, MUTED, draw
 from stillroom.runtime import Runtime
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 SHOWN, PROMPT, NEW = 2, 24, 120
 """Beginnings, tokens of each where the data have no prompts, tokens written after it."""
-WIDTH, LINE = 92, 13
+LETTERS, LINE = 52, 16
 """Letters a line, and its height."""
 
 
@@ -67,7 +68,7 @@ def _text(tokenizer: Any, row: torch.Tensor) -> str:
 
 
 def _drawn(lines: list[tuple[str, str]]) -> str:
-    wrapped = [(name, textwrap.wrap(text, WIDTH) or ["(nothing)"]) for name, text in lines]
+    wrapped = [(name, textwrap.wrap(text, LETTERS) or ["(nothing)"]) for name, text in lines]
     count = sum(len(rows) for _, rows in wrapped) + len(wrapped)
 
     def paint(axes: Axes) -> None:
@@ -75,10 +76,11 @@ def _drawn(lines: list[tuple[str, str]]) -> str:
         axes.axis("off")
         at = 0.0
         for name, rows in wrapped:
-            axes.text(0, at, name, color=MUTED, va="center")
+            axes.text(0, at, name, color=MUTED, va="center", in_layout=False)
             for text in rows:
-                axes.text(15, at, text, color=MUTED if name == "beginning" else INK, va="center")
+                colour = MUTED if name == "beginning" else INK
+                axes.text(20, at, text, color=colour, va="center", in_layout=False)
                 at += 1
             at += 0.6
 
-    return draw(620, LINE * count, "what each arm writes", paint)
+    return draw(WIDTH, LINE * count, "what each arm writes", paint)
