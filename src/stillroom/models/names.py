@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stillroom.errors import UserError
+from stillroom.errors import UserError, reason
 from stillroom.models.cnn import cnn
 from stillroom.models.convnet import convnet
 from stillroom.models.described import from_description
@@ -75,7 +75,16 @@ def named(name: str, shape: Sequence[int], classes: int, pretrained: bool = Fals
         from stillroom.models.transformers_images import from_hub
 
         return from_hub(detail, shape, classes, pretrained)
-    return told(_ours(name, shape, classes), name)
+    try:
+        return told(_ours(name, shape, classes), name)
+    except (
+        MemoryError,
+        OverflowError,
+        RuntimeError,
+    ) as error:  # of the allocator, by how far it is too large
+        raise UserError(
+            f"architecture {name!r} is too large for this machine ({reason(error)[:60]}): write smaller sizes"
+        ) from error
 
 
 def split(name: str) -> tuple[str, str]:

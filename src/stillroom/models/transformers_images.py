@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from stillroom.errors import UserError, reason
 from stillroom.models.inputs import Inputs, of_processor
+from stillroom.models.online import hub_or_cache
 from stillroom.models.wrapping import ImageLogits
 
 NO_CODE = {"trust_remote_code": False}
@@ -163,7 +164,7 @@ def _where(place: str | Path) -> dict[str, Any]:
 def _asked(place: str | Path, ask: Any) -> Any:
     """What `ask()` gives; its errors in one line of ours. A name is first looked for on this machine."""
     try:
-        with quiet():
+        with quiet(), nullcontext() if isinstance(place, Path) else hub_or_cache():
             return ask()
     except Exception as error:
         if isinstance(place, Path):
