@@ -135,3 +135,9 @@ def test_libraries_are_not_imported_for_reference_networks(monkeypatch: pytest.M
     network = build("cnn:8")
     models.middle(network)
     models.check(network, shape=(1, 8, 8), classes=10, role="student")
+
+
+@pytest.mark.parametrize("width", ["9" * 14, "9" * 30])
+def test_a_network_that_no_machine_holds_is_one_line(width: str) -> None:
+    with pytest.raises(UserError, match="is larger than this machine's memory: write smaller sizes"):
+        models.build(f"mlp:{width}", shape=(1, 8, 8), classes=10, seed=0)

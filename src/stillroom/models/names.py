@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stillroom.errors import UserError, reason
+from stillroom.errors import UserError
 from stillroom.models.cnn import cnn
 from stillroom.models.convnet import convnet
 from stillroom.models.described import from_description
@@ -77,13 +77,10 @@ def named(name: str, shape: Sequence[int], classes: int, pretrained: bool = Fals
         return from_hub(detail, shape, classes, pretrained)
     try:
         return told(_ours(name, shape, classes), name)
-    except (
-        MemoryError,
-        OverflowError,
-        RuntimeError,
-    ) as error:  # of the allocator, by how far it is too large
+    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+        # which of them depends on how far it is too large
         raise UserError(
-            f"architecture {name!r} is too large for this machine ({reason(error)[:60]}): write smaller sizes"
+            f"architecture {name!r} is larger than this machine's memory: write smaller sizes"
         ) from error
 
 
