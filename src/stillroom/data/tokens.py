@@ -16,6 +16,7 @@ import numpy as np
 
 from stillroom.data.documents import Document
 from stillroom.errors import UserError, reason
+from stillroom.hub import asked, transformers
 
 UNKNOWN, PADDING, START, END = "<unk>", "<pad>", "<s>", "</s>"
 SPECIAL = (PADDING, UNKNOWN, START, END)
@@ -48,7 +49,6 @@ def open_tokenizer(name: Any, texts: Callable[[], Iterable[str]]) -> Any:
 
 def read_tokenizer(name: str) -> Any:
     """The tokenizer in a folder, or of a model on the hub; UserError in one line where there is none."""
-    transformers = library()
     path = Path(name).expanduser()
     if not path.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise UserError(
@@ -56,36 +56,14 @@ def read_tokenizer(name: str) -> Any:
             "hub name"
         )
     try:
-        if not path.is_dir():
-            ask_hub(name)
-        return transformers.AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name)
+        place = str(path) if path.is_dir() else name
+        with asked(place):
+            return transformers().AutoTokenizer.from_pretrained(place)
     except Exception as error:  # of several libraries, by file type
         raise UserError(
             f"tokenizer '{name}' cannot be read ({reason(error)}): pass a folder with a tokenizer.json, or "
             "--task.tokenizer characters"
         ) from error
-
-
-def ask_hub(name: str) -> None:
-    """See once that the hub has the model `name`, instead of waiting for retries; OSError where it cannot be told."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    try:
-        HfApi().model_info(name, timeout=10)
-    except OfflineModeIsEnabled:
-        pass  # then it can be in the cache
-    except Exception as error:  # of the http library, which changes between releases of huggingface_hub
-        raise OSError(reason(error)) from error
-
-
-def library() -> Any:
-    """The library transformers; UserError where it is missing."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError('transformers is not installed: pip install "stillroom[text]"') from error
-    return transformers
 
 
 def characters(texts: Iterable[str]) -> Any:
@@ -128,7 +106,7 @@ def _wrapped(made: Any) -> Any:
         pair=f"{START} $A {END} $B {END}",
         special_tokens=[(START, start), (END, end)],
     )
-    return library().PreTrainedTokenizerFast(
+    return transformers().PreTrainedTokenizerFast(
         tokenizer_object=made,
         unk_token=UNKNOWN,
         pad_token=PADDING,

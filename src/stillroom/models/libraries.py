@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from stillroom.errors import UserError, reason
+from stillroom.hub import hub_or_cache
 from stillroom.models.inputs import Inputs, of_timm, of_torchvision
-from stillroom.models.online import hub_or_cache
 
 # In training these give a tuple with the logits of auxiliary heads, which no loss of ours expects.
 WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")

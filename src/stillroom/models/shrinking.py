@@ -158,7 +158,7 @@ def _without_blocks(
 
 
 def _of_transformers(core: Any, wanted: Shrink) -> nn.Module:
-    from stillroom.models.transformers_images import quiet
+    from stillroom.hub import quiet
 
     config = smaller.smaller_config(core.config, wanted.depth, wanted.width)
     try:

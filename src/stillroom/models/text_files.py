@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stillroom.checkpoint import read_json, write_json
-from stillroom.data.tokens import library
 from stillroom.errors import UserError, reason
+from stillroom.hub import quiet, transformers
 from stillroom.models.files import AGAIN, FINISHED, METADATA, WEIGHTS, fill, portable_state, read_weights
-from stillroom.models.text_names import pooled_of, quietly, settled
+from stillroom.models.text_names import pooled_of, settled
 from stillroom.models.text_places import HEAD
 from stillroom.models.texts import Causal, Encoder, MeanPooled
 
@@ -25,7 +25,7 @@ ABOUT = "stillroom.json"
 
 def wrapped(network: nn.Module, tokenizer: Any, causal: bool) -> nn.Module:
     """A transformers model as `Causal` or `Encoder`; any other module is returned as it is."""
-    if isinstance(network, library().PreTrainedModel):
+    if isinstance(network, transformers().PreTrainedModel):
         return settled(network, tokenizer, causal)
     return network
 
@@ -44,7 +44,7 @@ def save_text(folder: Path, module: nn.Module, tokenizer: Any, about: Mapping[st
     if isinstance(network, MeanPooled):
         _save_pooled(folder, network, int(about["length"]))
     elif network is not None:
-        with quietly():
+        with quiet():
             network.save_pretrained(folder)  # pyrefly: ignore[not-callable]
     else:
         save_file(portable_state(module), folder / WEIGHTS, metadata=METADATA)
@@ -88,20 +88,19 @@ def load_text(folder: Path, module: nn.Module | None = None) -> nn.Module:
 def tokenizer_in(folder: Path) -> Any:
     """The tokenizer beside the model in `folder`; UserError where it cannot be read."""
     try:
-        return library().AutoTokenizer.from_pretrained(str(folder))
+        return transformers().AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # of several libraries, by file type
         raise UserError(f"the tokenizer in '{folder}' cannot be read ({reason(error)}): {AGAIN}") from error
 
 
 def _rebuilt(folder: Path, about: Mapping[str, Any]) -> nn.Module:
-    transformers = library()
     read_weights(folder / WEIGHTS)  # its errors are one line
     try:
         if (folder / HEAD).is_file():
             return pooled_of(str(folder), None, len(about["classes"]), fresh=False)
         name = "AutoModelForCausalLM" if about["kind"] == "Causal" else "AutoModelForSequenceClassification"
-        with quietly():
-            return getattr(transformers, name).from_pretrained(folder, use_safetensors=True)
+        with quiet():
+            return getattr(transformers(), name).from_pretrained(folder, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"student folder '{folder}' cannot be read ({reason(error)}): {AGAIN}") from error
 
@@ -120,7 +119,7 @@ def _with_tied(module: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str,
 
 def _save_pooled(folder: Path, network: MeanPooled, length: int) -> None:
     backbone: Any = network.backbone
-    with quietly():
+    with quiet():
         backbone.save_pretrained(folder)
     width, classes = network.head.in_features, network.head.out_features
     kinds = ("Transformer", "Pooling", "Dense")

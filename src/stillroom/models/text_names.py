@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from stillroom.data.tokens import library
 from stillroom.errors import UserError
+from stillroom.hub import asked, quiet, transformers
 from stillroom.models.text_places import (
     HEAD,
     SIZES,
@@ -26,6 +24,7 @@ from stillroom.models.text_places import (
     unread,
 )
 from stillroom.models.texts import Causal, Encoder, MeanPooled
+from stillroom.seeds import seeded
 
 
 def build_encoder(
@@ -73,17 +72,17 @@ def padding_of(tokenizer: Any) -> int:
 
 
 def _classifier(name: str, tokenizer: Any, classes: list[str], length: int, fresh: bool) -> nn.Module:
-    transformers = library()
+    library = transformers()
     sizes = _sizes(name)
     labels = {"id2label": dict(enumerate(classes)), "label2id": {c: i for i, c in enumerate(classes)}}
     if sizes is not None:
         config = _sized_config(*sizes, tokenizer, length, labels)
-        return transformers.AutoModelForSequenceClassification.from_config(config)
+        return library.AutoModelForSequenceClassification.from_config(config)
     place = place_of(name)
     fresh = fresh or name.startswith("config:")
     if is_sentence(place):
         return pooled_of(place, tokenizer, len(classes), fresh)
-    kind = transformers.AutoModelForSequenceClassification
+    kind = library.AutoModelForSequenceClassification
     named = list(config_of(place).id2label.values())
     config = config_of(place, **labels)
     if fresh:
@@ -113,9 +112,9 @@ def _reorder(network: Any, theirs: list[str], ours: list[str]) -> None:
 
 
 def _language_model(name: str, tokenizer: Any, length: int, fresh: bool) -> nn.Module:
-    transformers = library()
+    library = transformers()
     sizes = _sizes(name)
-    kind = transformers.AutoModelForCausalLM
+    kind = library.AutoModelForCausalLM
     if sizes is not None:
         if sizes[0] == "bert":
             raise UserError(f"model '{name}' reads in both directions: pass gpt:64x2, or llama:64x2")
@@ -136,24 +135,24 @@ def _made(kind: Any, place: str, config: Any, fresh: bool) -> nn.Module:
     """The model of `place` as `kind`; weights that are not there are made, others must fit."""
     if fresh:
         return kind.from_config(config)
-    with quietly():
-        try:
+    try:
+        with quiet(), asked(place):
             return kind.from_pretrained(
                 place, config=config, ignore_mismatched_sizes=True, dtype=torch.float32, weights_only=True
             )
-        except Exception as error:  # of several libraries, by file type
-            raise unread(place, error) from error
+    except Exception as error:  # of several libraries, by file type
+        raise unread(place, error) from error
 
 
 def pooled_of(place: str, tokenizer: Any, classes: int, fresh: bool) -> MeanPooled:
     """The encoder of a sentence-transformers folder with a linear head: its own where it has one, or a fresh one."""
     from safetensors.torch import load_file
 
-    transformers = library()
+    library = transformers()
     config = config_of(place)
     if fresh:
         _fit_vocabulary(config, tokenizer)
-    backbone = _made(transformers.AutoModel, place, config, fresh)
+    backbone = _made(library.AutoModel, place, config, fresh)
     pooling = Path(place) / "1_Pooling" / "config.json"
     told = json.loads(pooling.read_text()) if pooling.is_file() else {}
     first = bool(told.get("pooling_mode_cls_token")) or told.get("pooling_mode") == "cls"
@@ -189,7 +188,7 @@ def _sized_config(
     family: str, width: int, layers: int, heads: int, tokenizer: Any, length: int, labels: dict[str, Any]
 ) -> Any:
     """The configuration of a small model; positions for `length` tokens, at least 512."""
-    transformers = library()
+    library = transformers()
     shared = {"vocab_size": len(tokenizer), "pad_token_id": padding_of(tokenizer), **labels}
     shared |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     places = max(512, length)
@@ -199,10 +198,10 @@ def _sized_config(
             "embd_pdrop": 0.0,
             "attn_pdrop": 0.0,
         }  # as llama, which has no dropout either
-        return transformers.GPT2Config(
+        return library.GPT2Config(
             n_positions=places, n_embd=width, n_layer=layers, n_head=heads, **dry, **shared
         )
-    kind = transformers.BertConfig if family == "bert" else transformers.LlamaConfig
+    kind = library.BertConfig if family == "bert" else library.LlamaConfig
     return kind(
         hidden_size=width,
         num_hidden_layers=layers,
@@ -232,35 +231,3 @@ def _check_fit(network: nn.Module, name: str, tokenizer: Any, length: int) -> No
         raise UserError(
             f"model '{name}' reads {places} tokens, --task.length is {length}: pass {places} or less"
         )
-
-
-class seeded:
-    """The default generator under `seed`; the caller's random state is untouched."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed, self.fork = seed, torch.random.fork_rng(devices=[])
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.default_generator.manual_seed(self.seed)
-
-    def __exit__(self, *problem: Any) -> None:
-        self.fork.__exit__(*problem)
-
-
-@contextmanager
-def quietly() -> Any:
-    """Without the table of new and missing weights that transformers logs, and its progress bars."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stillroom.data.tokens import ask_hub, library, read_tokenizer
+from stillroom.data.tokens import read_tokenizer
 from stillroom.errors import UserError, reason
+from stillroom.hub import asked, transformers
 
 SIZES = ("bert", "gpt", "llama")
 """Families that are built by size: `bert:64x2` is 64 wide and 2 layers deep, `bert:64x2@4` has 4 heads."""
@@ -96,22 +97,18 @@ def _packaged(package: str) -> Path:
 
 
 def place_of(name: str) -> str:
-    """The folder or hub name that a model's name points to; UserError where it points to none, or the hub has none."""
+    """The folder or hub name that a model's name points to; UserError where it points to none."""
     place = folder_of(name)
     if place is None:
         raise UserError(f"text model '{name}' is not known: write one like {EXAMPLES}")
-    if not Path(place).is_dir():
-        try:
-            ask_hub(place)
-        except OSError as error:
-            raise unread(place, error) from error
     return place
 
 
 def config_of(place: str, **options: Any) -> Any:
     """The configuration of a model's folder or hub name."""
     try:
-        return library().AutoConfig.from_pretrained(place, **options)
+        with asked(place):
+            return transformers().AutoConfig.from_pretrained(place, **options)
     except Exception as error:  # of the http library too, for a hub name
         raise unread(place, error) from error
 
@@ -124,8 +121,8 @@ def unread(place: str, error: Exception) -> UserError:
             "model.safetensors"
         )
     return UserError(
-        f"model '{place}' cannot be had from the hub ({reason(error)}): pass a local folder, or set "
-        "HF_HUB_OFFLINE=1 to use a copy in the cache"
+        f"model '{place}' cannot be had from the hub ({reason(error)}): pass a local folder, or "
+        "fetch it where there is a network"
     )
 
 

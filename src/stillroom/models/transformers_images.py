@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +10,11 @@ import torch
 from torch import nn
 
 from stillroom.errors import UserError, reason
+from stillroom.hub import asked, quiet, transformers
 from stillroom.models.inputs import Inputs, of_processor
-from stillroom.models.online import hub_or_cache
 from stillroom.models.wrapping import ImageLogits
 
 NO_CODE = {"trust_remote_code": False}
-
-
-def transformers() -> Any:
-    """The library; UserError where it is not installed."""
-    try:
-        import transformers as library
-    except ImportError:
-        raise UserError('transformers is not installed: pip install "stillroom[text]"') from None
-    return library
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Inside, transformers and the hub print nothing but errors, and no bars."""
-    said = transformers().utils.logging
-    level, bars = said.get_verbosity(), said.is_progress_bar_enabled()
-    hub = logging.getLogger("huggingface_hub")
-    before = hub.level
-    said.set_verbosity_error()
-    said.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        hub.setLevel(before)
-        said.set_verbosity(level)
-        if bars:
-            said.enable_progress_bar()
 
 
 def from_hub(name: str, shape: Sequence[int], classes: int | None, pretrained: bool) -> nn.Module:
@@ -164,7 +134,7 @@ def _where(place: str | Path) -> dict[str, Any]:
 def _asked(place: str | Path, ask: Any) -> Any:
     """What `ask()` gives; its errors in one line of ours. A name is first looked for on this machine."""
     try:
-        with quiet(), nullcontext() if isinstance(place, Path) else hub_or_cache():
+        with quiet(), asked(place):
             return ask()
     except Exception as error:
         if isinstance(place, Path):
