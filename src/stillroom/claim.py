@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillroom import facts
+from stillroom.caching import cache
 from stillroom.checkpoint import read_json, write_json
 from stillroom.config import digest, to_plain
 from stillroom.errors import UserError
@@ -261,8 +262,6 @@ def _scores(metric: str, grid: Grid, cells: Mapping[int, Mapping[str, Cell]]) ->
 
 def store_for(arms: Mapping[str, Method], task: Task, engine: Engine) -> Path:
     """Where unfinished cells of this comparison wait: a folder named after all that determines them."""
-    from stillroom.teaching import cache
-
     key = {
         "arms": {arm: [method.name, to_plain(method)] for arm, method in arms.items()},
         "task": [to_plain(task), task.fingerprint()],

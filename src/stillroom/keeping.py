@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stillroom.answers import Answer, Dense, Kept, encode, top_k
+from stillroom.caching import cache
 from stillroom.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -132,8 +133,6 @@ def see_room(keep: Keep, row: int, samples: int, teacher: str) -> None:
 
 def home() -> Path:
     """The folder of all answers that are kept on disk."""
-    from stillroom.teaching import cache
-
     return cache() / "answers"
 
 

@@ -21,13 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stillroom.caching import cache
 from stillroom.checkpoint import read_json, write_json
+from stillroom.config import digest
 from stillroom.errors import UserError
+from stillroom.runtime import Runtime
 
 IN_MEMORY = 2**30
 """Arrays up to this size, bytes, are read into memory whole; larger ones stay on disk."""
 
 ABOUT, BLOCKS, LOCK = "about.json", "_blocks", "lock"
+FORMAT = 2
+"""Of the files; a store of another format has another name."""
 LAYING_OUT = 0
 """The byte of the lock file that guards the layout; block i has byte i + 1."""
 
@@ -108,6 +113,20 @@ class Store:
 def cut(count: int, block: int) -> list[range]:
     """0 .. count - 1 in ranges of `block`, the last of them maybe shorter."""
     return [range(start, min(start + block, count)) for start in range(0, count, block)]
+
+
+def kept_store(kind: str, key: Mapping[str, Any], count: int, make: Make, block: int = 500) -> Store:
+    """The store of `count` rows that `key` determines: from the cache, or made now by the main process.
+
+    Raises UserError, before much is written, where the disk has no room for it.
+    """
+    whole = {"kind": kind, "count": count, "block": block, "format": FORMAT, **key}
+    place = cache() / "stores" / f"{kind}-{digest(whole)}"
+    runtime = Runtime()
+    if runtime.main:
+        filled(place, count, block, make, kind)
+    runtime.barrier()
+    return Store(place)
 
 
 def filled(

@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from stillroom import checkpoint
+from stillroom.caching import cache
 from stillroom.config import digest, to_plain
 from stillroom.engine import Engine, Watcher
 from stillroom.errors import UserError, reason
@@ -45,14 +46,6 @@ class Taught:
     """Seconds that its training took, now or when it was kept; 0 for weights from outside."""
     kept: bool
     """Whether it was there already."""
-
-
-def cache() -> Path:
-    """Where trained teachers are kept: $STILLROOM_CACHE, or `stillroom` in the user's cache folder."""
-    base = os.environ.get("STILLROOM_CACHE")
-    return (
-        Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stillroom"
-    )
 
 
 def teach(task: Task, engine: Engine, folder: Path | None, watcher: Callable[[], Watcher]) -> Taught:

@@ -34,9 +34,8 @@ def kept_samples(crowded: str = "") -> int:
     """Three arrays of 200 kB on a disk of a megabyte, which another program fills once there seems to be room."""
     import torch
 
-    from stillroom import commands
-    from stillroom.generators.parts import store
-    from stillroom.teaching import cache
+    from stillroom import commands, store
+    from stillroom.caching import cache
 
     usage, filler = shutil.disk_usage, cache() / "filler"
 

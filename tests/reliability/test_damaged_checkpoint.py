@@ -165,7 +165,7 @@ def test_kept_samples_that_are_damaged_are_not_used(
     """Of a making that was killed after its first block, and of one that is finished."""
     import torch
 
-    from stillroom.generators.parts.store import kept_store
+    from stillroom.store import kept_store
 
     def make(rows: range) -> dict[str, torch.Tensor]:
         if rows.start == 500 and not finished:

@@ -139,7 +139,7 @@ def test_a_pickle_in_a_pipeline_is_not_opened(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_pickle_among_kept_samples_is_not_opened(tmp_path: Path) -> None:
     """numpy reads an array of objects by unpickling it."""
-    from stillroom.generators.parts.store import Store
+    from stillroom.store import Store
 
     np.save(tmp_path / "pairs.npy", np.array([Bomb(tmp_path / "unpickled")], dtype=object), allow_pickle=True)
     checkpoint.write_json(tmp_path / "about.json", {"count": 1, "done": 1, "arrays": ["pairs"]})

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from stillroom.caching import cache
 from stillroom.data.items import Items, collect, listed, tidied
 from stillroom.data.pictures import Cell
 from stillroom.data.source import borrowed_generators
@@ -64,8 +65,6 @@ def read_stream(
 def _read(
     begun: Callable[[], Iterator[tuple[Any, Any]]], name: str, limits: Limits, key: str | None
 ) -> Items:
-    from stillroom.teaching import cache
-
     root, size = cache() / "streams", limits.image_size
     coming: list[Iterator[tuple[Cell, Any]]] = []
     if not kept(root, key):

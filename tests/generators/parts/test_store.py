@@ -10,7 +10,8 @@ from torch import Tensor
 
 from stillroom import store as module
 from stillroom.errors import UserError
-from stillroom.generators.parts.store import StoreSource, kept_store
+from stillroom.generators.parts.store import StoreSource
+from stillroom.store import kept_store
 
 
 def rows(ids: range) -> dict[str, Tensor]:

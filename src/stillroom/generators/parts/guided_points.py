@@ -22,9 +22,9 @@ from stillroom.generators.parts.estimate import Estimate
 from stillroom.generators.parts.process import along
 from stillroom.generators.parts.sampler import Sampler
 from stillroom.generators.parts.solvers import ancestral_step, ddim_step
-from stillroom.generators.parts.store import Store, kept_store
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
+from stillroom.store import Store, kept_store
 
 POINT = 23
 """Keeps the seeds of points apart from all others."""

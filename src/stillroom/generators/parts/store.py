@@ -1,23 +1,13 @@
-"""Samples that a teacher makes to train a student on, made once and kept on disk: pairs, trajectories.
-
-They are in the cache under a name made of all that determines them; see `stillroom.store` for the files.
-"""
+"""Samples that a teacher made and that are kept on disk (`stillroom.store`), as what a student trains on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from stillroom.config import digest
-from stillroom.runtime import Runtime
-from stillroom.store import Make, Store, filled
-from stillroom.teaching import cache
-
-FORMAT = 2
-"""Of the files; a store of another format has another name."""
+from stillroom.store import Store
 
 
 class StoreSource:
@@ -63,17 +53,3 @@ class StoreSource:
     def subset(self, ids: Tensor) -> StoreSource:
         """See `Source.subset`."""
         return StoreSource(self.store, self.names, self.label, self.embeddings, self.ids.index_select(0, ids))
-
-
-def kept_store(kind: str, key: Mapping[str, Any], count: int, make: Make, block: int = 500) -> Store:
-    """The store of `count` rows that `key` determines: from the cache, or made now by the main process.
-
-    Raises UserError, before much is written, where the disk has no room for it.
-    """
-    whole = {"kind": kind, "count": count, "block": block, "format": FORMAT, **key}
-    place = cache() / "stores" / f"{kind}-{digest(whole)}"
-    runtime = Runtime()
-    if runtime.main:
-        filled(place, count, block, make, kind)
-    runtime.barrier()
-    return Store(place)

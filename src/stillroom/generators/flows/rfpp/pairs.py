@@ -12,10 +12,11 @@ from stillroom.generators.flows.rfpp.flow import invert
 from stillroom.generators.generation import Generation
 from stillroom.generators.parts.building import sampler_digest
 from stillroom.generators.parts.sampler import Sampler
-from stillroom.generators.parts.store import Store, StoreSource, kept_store
+from stillroom.generators.parts.store import StoreSource
 from stillroom.models.probing import quietly
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
+from stillroom.store import Store, kept_store
 
 PAIRS = 31
 """Keeps the noise of pairs apart from all other seeds."""
