@@ -141,11 +141,11 @@ def test_the_teacher_is_no_part_of_the_student_and_stays_as_it_was() -> None:
 
 def test_the_teacher_sees_the_student_s_augmented_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, list[Tensor]] = {"student": [], "teacher": []}
-    answer = net.Teacher.answer
+    ask = net.Teacher.ask
 
-    def watched(self: Any, x: Tensor) -> Tensor:
+    def watched(self: Any, x: Tensor) -> Any:
         seen["teacher"].append(x.clone())
-        return answer(self, x)
+        return ask(self, x)
 
     class Watched(nn.Module):
         def __init__(self) -> None:
@@ -157,7 +157,7 @@ def test_the_teacher_sees_the_student_s_augmented_batch(monkeypatch: pytest.Monk
                 seen["student"].append(x.clone())
             return self.body(x)
 
-    monkeypatch.setattr(net.Teacher, "answer", watched)
+    monkeypatch.setattr(net.Teacher, "ask", watched)
     task = GuidedSelfDistillationNet.default_task().quick().but(augment="crop").using(student=Watched)
     Fitter(Engine(epochs=2, evaluate_every=0), task, 0)(MixedTargets(0.0, before=Watched()), "one")
     assert len(seen["teacher"]) == len(seen["student"]) > 2
