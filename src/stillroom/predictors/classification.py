@@ -20,7 +20,6 @@ from stillroom.models.wrapping import adapted, describe
 from stillroom.predictors.labelled import LabelledTask, stratified
 from stillroom.predictors.parts.card import write_card
 from stillroom.task import TeacherJob
-from stillroom.teacher import Teacher
 
 __all__ = ["Classification", "stratified"]
 
@@ -181,10 +180,8 @@ class Classification(LabelledTask):
         about = {"shape": images.shape, "classes": self.classes, "data": images.name}
         check(self.make_student(seed), role="student", name=self.student_name, **about)
         self.train()
-        if not teacher or isinstance(self.given.get("teacher"), Teacher):
+        if not self.needs_teacher(teacher):
             return
-        if self.teacher == "none" and "teacher" not in self.given:
-            raise UserError("this method needs a teacher and --task.teacher is 'none': pass an architecture")
         check(self._outside_teacher(), role="teacher", name=self.teacher_name, **about)
 
     def cost(self, product: nn.Module) -> dict[str, float]:

@@ -1,8 +1,7 @@
-"""What tasks of labelled data share, whatever their samples are: the student's samples, the networks, the scores."""
+"""What tasks of labelled data share, images or texts: the student's samples, the teacher's training, the scores."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
@@ -12,11 +11,10 @@ from torch import Tensor, nn
 from stillroom import metrics
 from stillroom.data import Source
 from stillroom.errors import UserError
-from stillroom.models.shrinking import is_shrink, parse_shrink, shrink
+from stillroom.predictors.taught import TaughtTask
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
-from stillroom.task import Task, TeacherJob
-from stillroom.teacher import Mixture, Teacher
+from stillroom.task import TeacherJob
 
 
 class LabelledData(Protocol):
@@ -31,34 +29,20 @@ class LabelledData(Protocol):
     fingerprint: str
 
 
-class LabelledTask(Task):
+class LabelledTask(TaughtTask):
     """Classify. A subclass is a dataclass that has the options below among its own, and says how to load and build."""
 
     metric: ClassVar[str] = "accuracy"
     teacher_ignores: ClassVar[dict[str, Any]]
     """Options that say nothing of how a teacher is trained, at values where they do not make another teacher of it."""
 
-    teacher: str
-    student: str
-    teacher_weights: str
     student_samples: int | None
-    subset_seed: int
-    teacher_seed: int
     teacher_epochs: int
     teacher_batch_size: int
-    vary_teacher: bool
 
     @property
     def labelled(self) -> LabelledData:
         """The data with their splits, loaded once."""
-        raise NotImplementedError
-
-    def build_network(self, role: str, name: str, seed: int) -> nn.Module:
-        """The network called `name`, for a 'teacher' or a 'student'."""
-        raise NotImplementedError
-
-    def load_teacher(self, place: str) -> nn.Module:
-        """The network with its weights in the folder `place`, of an earlier run's student or of a model."""
         raise NotImplementedError
 
     # -- data -------------------------------------------------------------------------------------------------
@@ -89,78 +73,7 @@ class LabelledTask(Task):
         """The digest of samples and labels."""
         return self.labelled.fingerprint
 
-    # -- networks -----------------------------------------------------------------------------------------------
-
-    def make_student(self, seed: int) -> nn.Module:
-        """A fresh student; a module from Python is copied as it is, whatever the seed."""
-        return self._network("student", self.student, seed)
-
-    def teacher_network(self) -> nn.Module:
-        """The teacher's network, with weights only where they come from outside."""
-        return self._network("teacher", self.teacher, self.teacher_seed)
-
-    def _network(self, role: str, name: str, seed: int) -> nn.Module:
-        return self.given_network(role) if role in self.given else self.build_network(role, name, seed)
-
-    def given_network(self, role: str) -> nn.Module:
-        """The network from Python: a copy of a module, or what a function makes."""
-        given = self.given[role]
-        return copy.deepcopy(given) if isinstance(given, nn.Module) else given()
-
-    @property
-    def derived(self) -> bool:
-        """See the base."""
-        return "student" not in self.given and is_shrink(self.student)
-
-    def derive(self, seed: int) -> nn.Module:
-        """The student that is made of the teacher; UserError where there is no teacher, or several."""
-        name = self.student
-        wanted = parse_shrink(name)
-        if self.teacher == "none" and "teacher" not in self.given and not self.weights:
-            raise UserError(f"student '{name}' is made of the teacher and --task.teacher is 'none': pass one")
-        network = self.make_teacher().module
-        if isinstance(network, Mixture):
-            raise UserError(
-                f"student '{name}' is made of one teacher, and there are several: pass --task.student"
-            )
-        return shrink(network, wanted.depth, wanted.width, seed=seed, example=self.example())
-
-    @property
-    def weights(self) -> str:
-        """Where the teacher's weights come from; empty where it is trained here."""
-        return self.teacher_weights
-
-    @property
-    def teacher_name(self) -> str:
-        """What messages and reports call the teacher."""
-        own = self.weights if self.weights not in ("", "pretrained") else self.teacher
-        return _name_of(self.given.get("teacher"), own)
-
-    @property
-    def student_name(self) -> str:
-        """What messages and reports call the student."""
-        return _name_of(self.given.get("student"), self.student)
-
     # -- the teacher --------------------------------------------------------------------------------------------
-
-    def make_teacher(self) -> Teacher:
-        """The frozen teacher; it must have been taught, unless its weights come from outside."""
-        given = self.given.get("teacher")
-        if isinstance(given, Teacher):
-            return given
-        network = self.__dict__.get("_taught")
-        if network is None:
-            network = self._outside_teacher()
-        return Teacher(network)
-
-    def _outside_teacher(self) -> nn.Module:
-        if "teacher" in self.given or self.weights in ("", "pretrained"):
-            return self.teacher_network()
-        return self.load_teacher(self.weights)
-
-    def teach(self, network: nn.Module) -> None:
-        """Take a trained network as the teacher."""
-        self._taught = network
 
     def teacher_job(self, engine: Any) -> TeacherJob | None:
         """Training the teacher on all training samples, with the student's engine but for epochs and batch size."""
@@ -202,17 +115,6 @@ class LabelledTask(Task):
         from stillroom.predictors.baselines import Plain
 
         return Plain()
-
-    def paired(self, seed: int) -> Any:
-        """The same problem with another choice of the student's samples and, if asked, another teacher."""
-        teacher_seed = seed if self.vary_teacher else self.teacher_seed
-        return self.but(subset_seed=seed, teacher_seed=teacher_seed)
-
-
-def _name_of(given: object, name: str) -> str:
-    if isinstance(given, Teacher):
-        return type(given.module).__name__
-    return type(given).__name__ if given is not None else name
 
 
 def stratified(labels: Tensor, wanted: int, seed: int) -> Tensor:

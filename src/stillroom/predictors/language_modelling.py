@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from stillroom.data.texts import TextData, load_texts
 from stillroom.data.tokens import read_tokenizer
 from stillroom.errors import UserError, require
 from stillroom.exporting.forms import Portable
-from stillroom.models.shrinking import is_shrink, parse_shrink, shrink
+from stillroom.models.shrinking import is_shrink
 from stillroom.models.text_files import load_text, read_about, wrapped
 from stillroom.models.text_names import build_causal
 from stillroom.models.text_places import folder_of, same_tokens
@@ -26,10 +25,10 @@ from stillroom.optim import Recipe
 from stillroom.predictors.parts import language_folder, language_scores
 from stillroom.predictors.parts.prompts import EvenSource
 from stillroom.predictors.parts.vocabularies import Align, Link, link, width_of
+from stillroom.predictors.taught import TaughtTask
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
-from stillroom.task import Task, TeacherJob
-from stillroom.teacher import Teacher
+from stillroom.task import TeacherJob
 
 SUBSET = 61
 """Keeps the seed of the student's rows apart from all others."""
@@ -39,12 +38,13 @@ ROWS_SEEN = 128
 
 
 @dataclass(eq=False)
-class LanguageModelling(Task):
+class LanguageModelling(TaughtTask):
     """Predict the next token: of Python's help topics, a character a token, unless told otherwise."""
 
     metric: ClassVar[str] = "nats_per_token"
     higher_is_better: ClassVar[bool] = False
     per_sample_words: ClassVar[str] = "test passages"
+    teacher_example: ClassVar[str] = "gpt:96x2 or a folder"
 
     data: str = "pydoc"
     """pydoc (Python's help topics), a folder or file of texts or tables, or the name of a set on the hub."""
@@ -146,26 +146,19 @@ class LanguageModelling(Task):
 
     # -- networks -----------------------------------------------------------------------------------------------
 
-    def make_student(self, seed: int) -> nn.Module:
-        """A fresh student, or one with its folder's weights; a module from Python is copied as it is."""
-        return self._network("student", self.student, seed)
-
-    def _network(self, role: str, name: str, seed: int) -> nn.Module:
-        given = self.given.get(role)
-        tokenizer = self.tokens if role == "student" else self.teacher_tokens
-        if isinstance(given, nn.Module):
-            return wrapped(copy.deepcopy(given), tokenizer, causal=True)
-        if given is not None:
-            return given()
+    def build_network(self, role: str, name: str, seed: int) -> nn.Module:
+        """The causal language model called `name`."""
         if role == "student" and self.derived:
-            wanted = parse_shrink(name)
-            return shrink(self.make_teacher().module, wanted.depth, wanted.width, seed=seed)
+            return self.derive(seed)
+        tokenizer = self._tokens_of(role)
         return build_causal(name, tokenizer=tokenizer, length=self.length, seed=seed)
 
-    @property
-    def derived(self) -> bool:
-        """See the base."""
-        return "student" not in self.given and is_shrink(self.student)
+    def given_network(self, role: str) -> nn.Module:
+        """A network from Python, one of transformers' as a `Causal`."""
+        return wrapped(super().given_network(role), self._tokens_of(role), causal=True)
+
+    def _tokens_of(self, role: str) -> Any:
+        return self.tokens if role == "student" else self.teacher_tokens
 
     @property
     def teacher_tokens(self) -> Any:
@@ -185,20 +178,19 @@ class LanguageModelling(Task):
         fresh = self.teacher == "none" or self.teacher.startswith("config:")
         return None if fresh else folder_of(self.teacher)
 
-    def make_teacher(self) -> Teacher:
-        """The frozen teacher; it must have been taught, unless its weights come from outside."""
-        given = self.given.get("teacher")
-        if isinstance(given, Teacher):
-            return given
-        network = self.__dict__.get("_taught")
-        return Teacher(self._outside_teacher() if network is None else network)
+    @property
+    def weights(self) -> str:
+        """The folder or hub name of the teacher's weights; empty where it is trained here."""
+        return self._teacher_place or ""
+
+    def load_teacher(self, place: str) -> nn.Module:
+        """The network with its weights in `place`."""
+        return self.build_network("teacher", f"transformers:{place}", self.teacher_seed)
 
     def _outside_teacher(self) -> nn.Module:
-        """The teacher's network, made once, with weights only where they come from outside."""
+        """Made once: a score tells the teacher from others by its network."""
         if "_outside" not in self.__dict__:
-            place = None if "teacher" in self.given else self._teacher_place
-            name = self.teacher if place is None else f"transformers:{place}"
-            self._outside = self._network("teacher", name, self.teacher_seed)
+            self._outside = super()._outside_teacher()
         return self._outside
 
     def in_teachers_tokens(self) -> LanguageModelling:
@@ -210,18 +202,13 @@ class LanguageModelling(Task):
     @property
     def taught(self) -> bool:
         """Whether there is a teacher with weights to compare with."""
-        outside = "teacher" in self.given or self._teacher_place is not None
-        return outside or "_taught" in self.__dict__
-
-    def teach(self, network: nn.Module) -> None:
-        """Take a trained network as the teacher."""
-        self._taught = network
+        return "teacher" in self.given or bool(self.weights) or "_taught" in self.__dict__
 
     def teacher_job(self, engine: Any) -> TeacherJob | None:
         """Training the teacher on all training rows, to predict the next token."""
         from stillroom.predictors.language_models import NextToken
 
-        if "teacher" in self.given or self._teacher_place is not None or self.teacher == "none":
+        if "teacher" in self.given or self.weights or self.teacher == "none":
             return None
         every = len(self.texts.train)
         usual = {"subset_seed": 0, "teacher_seed": 0, "vary_teacher": True, "score_samples": 512}
@@ -255,18 +242,13 @@ class LanguageModelling(Task):
         if place is not None and not self.student.startswith("config:"):
             same_tokens(self.tokens, place, f"student '{self.student}'")
         self._see(self.make_student(seed), "student", len(self.tokens))
-        if not teacher or isinstance(self.given.get("teacher"), Teacher):
-            return
-        if self.teacher == "none" and "teacher" not in self.given and not self.teacher_weights:
-            raise UserError(
-                "this method needs a teacher and --task.teacher is 'none': pass gpt:96x2 or a folder"
-            )
-        self._see(self._outside_teacher(), "teacher", 1)
+        if self.needs_teacher(teacher):
+            self._see(self._outside_teacher(), "teacher", 1)
 
     def _see(self, model: nn.Module, role: str, tokens: int) -> None:
         language_scores.check(model, role, tokens)
         if self.packing == "documents" and isinstance(model, Causal):
-            check_packing(model, self._name(role))
+            check_packing(model, self.student_name if role == "student" else self.teacher_name)
 
     def score(self, product: nn.Module, split: str, runtime: Runtime) -> dict[str, Any]:
         """Nats a token, bits a byte, accuracy; beside a teacher, how far from it, on the split and on own texts."""
@@ -293,15 +275,9 @@ class LanguageModelling(Task):
             "splits": texts.splits,
             "student sees": f"{len(self.train())} of {len(texts.train)} rows",
             "fingerprint": texts.fingerprint,
-            "teacher": self._name("teacher"),
-            "student": self._name("student"),
+            "teacher": self.teacher_name,
+            "student": self.student_name,
         }
-
-    def _name(self, role: str) -> str:
-        given = self.given.get(role)
-        if given is not None:
-            return type(given.module if isinstance(given, Teacher) else given).__name__
-        return (self.teacher_weights or self.teacher) if role == "teacher" else self.student
 
     def fingerprint(self) -> str:
         """The digest of the token ids."""
@@ -315,7 +291,7 @@ class LanguageModelling(Task):
 
     def export(self, product: nn.Module, folder: Path, about: Mapping[str, Any]) -> None:
         """Write a transformers folder, with tokenizer and model card, to `folder`."""
-        language_folder.export(product, self.tokens, folder, self._name("student"), about)
+        language_folder.export(product, self.tokens, folder, self.student_name, about)
 
     @classmethod
     def load(cls, folder: Path, module: nn.Module | None = None) -> nn.Module:
@@ -328,7 +304,7 @@ class LanguageModelling(Task):
         """The language model's graph, and transformers' own folder."""
         from stillroom.exporting.networks import texts
 
-        card = language_folder.card(self._name("student"), isinstance(product, Causal), about)
+        card = language_folder.card(self.student_name, isinstance(product, Causal), about)
         test = None if "data" in absent else self.texts.test
         return texts(self, test, product, read_about(folder), card, absent)
 
@@ -339,11 +315,6 @@ class LanguageModelling(Task):
         from stillroom.predictors.language_models import NextToken
 
         return NextToken()
-
-    def paired(self, seed: int) -> LanguageModelling:
-        """The same problem with another choice of the student's rows and, if asked, another teacher."""
-        teacher_seed = seed if self.vary_teacher else self.teacher_seed
-        return self.but(subset_seed=seed, teacher_seed=teacher_seed)
 
     def quick(self) -> LanguageModelling:
         """A few topics, short rows, tiny networks."""

@@ -27,7 +27,6 @@ from stillroom.optim import Recipe
 from stillroom.predictors.labelled import LabelledTask
 from stillroom.predictors.parts.text_card import text_card
 from stillroom.task import TeacherJob
-from stillroom.teacher import Teacher
 
 Tuning = Literal["all", "head"]
 
@@ -157,8 +156,9 @@ class TextClassification(LabelledTask):
             made.head_only()
         return made
 
-    def _network(self, role: str, name: str, seed: int) -> nn.Module:
-        return wrapped(super()._network(role, name, seed), self.labelled.tokenizer, causal=False)
+    def given_network(self, role: str) -> nn.Module:
+        """A network from Python, one of transformers' as an `Encoder`."""
+        return wrapped(super().given_network(role), self.labelled.tokenizer, causal=False)
 
     def load_teacher(self, place: str) -> nn.Module:
         """The network in the folder of an earlier run or its student."""
@@ -199,10 +199,8 @@ class TextClassification(LabelledTask):
         self._check_tokens("student")
         check(self.make_student(seed), role="student", name=self.student_name, **about)
         self.train()
-        if not teacher or isinstance(self.given.get("teacher"), Teacher):
+        if not self.needs_teacher(teacher):
             return
-        if self.teacher == "none" and "teacher" not in self.given and not self.teacher_weights:
-            raise UserError("this method needs a teacher and --task.teacher is 'none': pass an architecture")
         self._check_tokens("teacher")
         check(self._outside_teacher(), role="teacher", name=self.teacher_name, **about)
 
