@@ -477,7 +477,7 @@ def test_the_paper_scale_is_allowed_between_the_ends() -> None:
 def test_other_methods_tasks_are_refused() -> None:
     from stillroom.predictors.classification import Classification
 
-    with pytest.raises(UserError, match="trains language models: pass --problem language-modelling"):
+    with pytest.raises(UserError, match="trains language models, not what"):
         NextToken().bind(Classification(), 0)
 
 

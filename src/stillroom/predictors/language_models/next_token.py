@@ -25,8 +25,8 @@ class LanguageMethod(Method):
         """Take the networks, and see whether the student's logits can be left to the loss."""
         if not isinstance(task, LanguageModelling):
             raise UserError(
-                f"method '{self.name}' trains language models: pass --problem language-modelling, or a method of "
-                f"{type(task).__name__}"
+                f"method '{self.name}' trains language models, not what {type(task).__name__} asks for: pass "
+                "task=LanguageModelling(...), or another method"
             )
         super().bind(task, seed)
         self._by_head = headed(self.student)
