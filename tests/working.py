@@ -1,9 +1,13 @@
-"""Transforms that can be sent to worker processes, and that fail there."""
+"""Readers and transforms that can be sent to worker processes, and transforms that fail there.
+
+Tests are modules that a worker cannot import by name: what they send is here.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +16,11 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from stillroom.errors import UserError
+
+
+def numbered(numbers: Iterable[int]) -> Iterator[Tensor]:
+    """A reader: images [1, 2, 2] of their number."""
+    return (torch.full((1, 2, 2), float(number)) for number in numbers)
 
 
 def noisy(image: Tensor) -> Tensor:

@@ -27,15 +27,10 @@ from stillroom.errors import UserError
 from stillroom.method import Batch
 from stillroom.plan import Feeder, Plan
 from toys import Fit, Toy, same, weights_of
-from working import Deadly, Faulty, Traced, noisy
+from working import Deadly, Faulty, Traced, noisy, numbered
 
 X = torch.arange(37.0).view(-1, 1, 1, 1).expand(37, 1, 2, 2).contiguous()
 PLAN = Plan(37, 8, 3, 5)
-
-
-def rows(numbers):
-    """A reader; being here, it is sent by name."""
-    return (X[number] for number in numbers)
 
 
 def in_memory(augment: Augment) -> TensorSource:
@@ -86,7 +81,7 @@ def test_batches_are_those_of_no_worker(workers: int, cut: dict[str, int]) -> No
 
 
 def test_lazy_and_mixed_samples_too() -> None:
-    lazy = LazySource(rows, torch.arange(37), torch.arange(37) % 3, noisy)
+    lazy = LazySource(numbered, torch.arange(37), torch.arange(37) % 3, noisy)
     assert alike(taken(lazy, 0), taken(lazy, 2))
     mixed = MixedSource(lazy, 3, 0.5, 0.5)
     assert alike(taken(mixed, 0), taken(mixed, 2))
@@ -173,7 +168,8 @@ def test_a_worker_that_dies_twice_at_a_step_is_an_error(tmp_path: Path) -> None:
     line = str(error.value)
     assert re.match(r"data workers died twice at step [01] \(", line) and "\n" not in line
     assert line.endswith(
-        "), for want of memory perhaps: pass a smaller --engine.workers, 0 to fetch in the training process"
+        "), for want of memory, or of a module that the data need: pass a smaller --engine.workers, 0 to fetch "
+        "in the training process"
     )
 
 

@@ -19,7 +19,7 @@ PICTURES = [Image.fromarray(np.full((4, 4), i, dtype=np.uint8)) for i in range(2
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch) -> None:
+def _own_datasets_cache(tmp_path_factory, monkeypatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 

@@ -25,7 +25,7 @@ NO_ROOM = 1000  # bytes: nothing fits
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch) -> None:
+def _own_datasets_cache(tmp_path_factory, monkeypatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 

@@ -23,7 +23,7 @@ Y = torch.tensor(LABELS)
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch) -> None:
+def _own_datasets_cache(tmp_path_factory, monkeypatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 

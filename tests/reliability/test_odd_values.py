@@ -111,7 +111,8 @@ def try_all(
 
 def test_a_config(run: Path) -> None:
     def use() -> None:
-        options = commands._run_options(Plain, Run.open(run).config)
+        config = Run.open(run).config
+        options = commands._run_options(Plain, commands._named_problem([], config), config)
         Job(options.method, options.task, options.engine, options.seed).check()
 
     assert try_all(run / "config.json", use, each=6) > 100

@@ -94,8 +94,8 @@ class Ahead:
         self.close()
         if step == self._died_at:
             raise UserError(
-                f"data workers died twice at step {step} ({why}), for want of memory perhaps: pass a smaller "
-                "--engine.workers, 0 to fetch in the training process"
+                f"data workers died twice at step {step} ({why}), for want of memory, or of a module that the "
+                "data need: pass a smaller --engine.workers, 0 to fetch in the training process"
             )
         self._died_at = step
         warnings.warn(
