@@ -82,7 +82,7 @@ def toys(names: list[str], folder: Path) -> None:
 
     for name in names:
         kind, samples, parts = name.split(":")
-        method = {m.name: m for m in (t.Fit, t.Centred, t.GradientPenalty)}[kind]()
+        method = {m.name: m for m in (t.Fit, t.Centred, t.Remembering, t.GradientPenalty)}[kind]()
         engine = Engine(epochs=3, batch_size=8, accumulate=int(parts))
         engine.fit(method, t.Toy(samples=int(samples)), 0, folder / name / "run")
         _leave(t.weights_of(method.players()["student"]), folder / f"{name}.safetensors")

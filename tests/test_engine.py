@@ -26,6 +26,7 @@ from toys import (
     Fit,
     GradientPenalty,
     Mixture,
+    Remembering,
     Toy,
     apart,
     linear_data,
@@ -34,7 +35,7 @@ from toys import (
 )
 
 SMALL = Engine(epochs=3, batch_size=8, evaluate_every=1, log_every=3)
-METHODS = [Fit, Centred, GradientPenalty]
+METHODS = [Fit, Centred, Remembering, GradientPenalty]
 
 
 def fitted(method: Method, engine: Engine = SMALL, task: Any = None, **more: Any) -> dict[str, torch.Tensor]:

@@ -79,24 +79,30 @@ def test_seeding_makes_global_draws_repeat_and_private_ones_leave_no_trace(runti
 
 def test_a_mean_is_over_the_rows_of_all_parts(runtime: Runtime) -> None:
     parts = [torch.tensor([[1.0, 10.0]]), torch.tensor([[2.0, 20.0], [6.0, 0.0]])]
-    assert torch.equal(runtime.mean(parts, counts=True), torch.tensor([3.0, 10.0]))
-    assert runtime.mean([torch.tensor([1.0, 2.0])], counts=True).shape == ()
-    assert runtime.mean([torch.ones(4, 2, 3)], counts=True).shape == (2, 3)
+    assert torch.equal(runtime.mean(parts), torch.tensor([3.0, 10.0]))
+    assert runtime.mean([torch.tensor([1.0, 2.0])]).shape == ()
+    assert runtime.mean([torch.ones(4, 2, 3)]).shape == (2, 3)
 
 
 def test_a_mean_is_detached_and_has_the_type_of_its_values(runtime: Runtime) -> None:
     values = torch.ones(3, 2, dtype=torch.bfloat16, requires_grad=True)
-    mean = runtime.mean([values], counts=True)
+    mean = runtime.mean([values])
     assert not mean.requires_grad
     assert mean.dtype == torch.bfloat16
 
 
 def test_a_mean_does_not_depend_on_the_cut_and_is_taken_in_double_precision(runtime: Runtime) -> None:
     values = torch.rand(1000, generator=torch.Generator().manual_seed(0)) + 4096
-    whole = runtime.mean([values], counts=True)
+    whole = runtime.mean([values])
     assert whole == values.double().mean().float()
     for parts in (2, 3, 7):
-        assert torch.equal(runtime.mean(list(values.tensor_split(parts)), counts=True), whole)
+        assert torch.equal(runtime.mean(list(values.tensor_split(parts))), whole)
+
+
+def test_rows_are_those_of_all_parts_in_order_and_keep_their_type(runtime: Runtime) -> None:
+    rows = runtime.rows([torch.tensor([3, 1]), torch.tensor([], dtype=torch.int64), torch.tensor([2])])
+    assert torch.equal(rows, torch.tensor([3, 1, 2]))
+    assert not runtime.rows([torch.ones(2, 3, requires_grad=True)]).requires_grad
 
 
 # -- gradients --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillroom.data import TensorSource
-from stillroom.method import Batch, Clock, Mean, Method, Noise, Update, Updates
+from stillroom.method import Batch, Clock, Gather, Mean, Method, Noise, Update, Updates
 from stillroom.optim import Recipe
 from stillroom.runtime import Runtime
 from stillroom.task import Task
@@ -75,6 +75,30 @@ class Centred(Fit):
         logits = self.student(batch.x + 0.1 * batch.noise.normal(4))
         mean = yield Mean(logits)
         yield Update("student", F.cross_entropy(logits - mean, batch.y), items=len(batch))
+
+
+@dataclass(eq=False)
+class Remembering(Fit):
+    """Labels that are half of what the student said of the sample in the epoch before."""
+
+    name: ClassVar[str] = "remembering"
+
+    def bind(self, task: Task, seed: int) -> None:
+        super().bind(task, seed)
+        self.memory = torch.full((len(task.train()), 3), 1 / 3)
+
+    def updates(self, batch: Batch) -> Updates:
+        logits = self.student(batch.x)
+        target = 0.5 * F.one_hot(batch.y, 3) + 0.5 * self.memory[batch.index]
+        index = yield Gather(batch.index)
+        self.memory[index] = yield Gather(logits.softmax(-1))
+        yield Update("student", F.cross_entropy(logits, target), items=len(batch))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"memory": self.memory}
+
+    def load_state(self, state: Any) -> None:
+        self.memory = state["memory"]
 
 
 def perceptron(inputs: int, width: int = 64) -> nn.Sequential:
@@ -246,13 +270,15 @@ def batch_of(x: Tensor, y: Tensor | None = None, index: Tensor | None = None) ->
 
 
 def updates_of(method: Method, batch: Batch) -> list[Update]:
-    """What a method yields for one batch, its means answered, nothing stepped."""
+    """What a method yields for one batch, its asks for the whole step answered, nothing stepped."""
     flow, answer, found = method.updates(batch), None, []
     while True:
         try:
             ask = flow.send(answer)
         except StopIteration:
             return found
-        answer = ask.values.detach().mean(0) if isinstance(ask, Mean) else None
         if isinstance(ask, Update):
+            answer = None
             found.append(ask)
+        else:
+            answer = ask.values.detach().mean(0) if isinstance(ask, Mean) else ask.values.detach()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stillroom.engine import Engine
     from stillroom.errors import UserError
     from stillroom.exporting.writing import export
-    from stillroom.method import Batch, Mean, Method, Result, Update
+    from stillroom.method import Batch, Gather, Mean, Method, Result, Update
     from stillroom.optim import Recipe
     from stillroom.run import Run
     from stillroom.task import Task
@@ -25,6 +25,7 @@ __all__ = [
     "Batch",
     "Claim",
     "Engine",
+    "Gather",
     "Mean",
     "Method",
     "Recipe",
@@ -47,7 +48,7 @@ _HOMES = {
     "engine": ("Engine",),
     "errors": ("UserError",),
     "exporting.writing": ("export",),
-    "method": ("Batch", "Mean", "Method", "Result", "Update"),
+    "method": ("Batch", "Gather", "Mean", "Method", "Result", "Update"),
     "optim": ("Recipe",),
     "run": ("Run",),
     "task": ("Task",),

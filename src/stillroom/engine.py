@@ -23,7 +23,7 @@ from stillroom.answers import Kept
 from stillroom.errors import Interrupted, NonFinite, UserError, require
 from stillroom.history import History
 from stillroom.keeping import Where
-from stillroom.method import Ask, Mean, Method, Result, Update, Updates
+from stillroom.method import Ask, Gather, Mean, Method, Result, Update, Updates
 from stillroom.optim import Player, Recipe, all_finite
 from stillroom.plan import BIND, GLOBAL, Feeder, Plan
 from stillroom.runtime import Precision, Runtime, backward
@@ -201,7 +201,7 @@ class _Fit:
             first = self._agreed(asks)
             if first is None:
                 break
-            answer = self._mean(asks) if isinstance(first, Mean) else self._update(asks)
+            answer = self._update(asks) if isinstance(first, Update) else self._whole(first, asks)
         self.step += 1
 
     def _ask(self, flow: Updates, answer: Tensor | None, counts: bool) -> Ask | None:
@@ -213,7 +213,7 @@ class _Fit:
             except StopIteration:
                 return None
             if not isinstance(ask, Update):
-                return ask if counts else Mean(ask.values[:0])
+                return ask if counts else replace(ask, values=ask.values[:0])
             self._vet(ask)
             ask = ask if counts else replace(ask, items=0)
             weight = float(ask.items if self.weighted else ask.items > 0)
@@ -229,8 +229,9 @@ class _Fit:
         self.runtime.average_buffers(player.module)
         self.window.add(self.step, asks, counts=True)
 
-    def _mean(self, asks: list[Any]) -> Tensor:
-        return self.runtime.mean([ask.values for ask in asks], counts=True)
+    def _whole(self, first: Mean | Gather, asks: list[Any]) -> Tensor:
+        values = [ask.values for ask in asks]
+        return self.runtime.mean(values) if isinstance(first, Mean) else self.runtime.rows(values)
 
     # -- what a method may not do -------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ A method never owns an optimizer. It *yields*, and the Engine answers:
                                                         which goes on with the stepped weights
     mean = yield Mean(values)                           the Engine hands back the mean over the whole step:
                                                         all micro-batches of all processes
+    rows = yield Gather(values)                         the same for the rows themselves
 
 so that one network or four, alternating or not, are the body of one generator, and neither accumulation nor
 the number of processes changes what is computed.
@@ -59,7 +60,18 @@ class Mean:
     values: Tensor
 
 
-Ask = Update | Mean
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Ask for the rows `values` [n, ...], numbers of any type, of the whole step: [samples of the step, ...], detached.
+
+    They come in the order of the step's samples, however these were cut. A memory by sample needs them: in the next
+    epoch a sample may fall to another process.
+    """
+
+    values: Tensor
+
+
+Ask = Update | Mean | Gather
 Updates = Generator[Ask, Any, None]
 
 

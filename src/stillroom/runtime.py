@@ -131,13 +131,25 @@ class Runtime:
         for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
             buffer.copy_(mean.view_as(buffer))
 
-    def mean(self, values: list[Tensor], counts: bool) -> Tensor:
-        """The mean over the first axis of all `values` of all processes; this one's only where it `counts`."""
+    def mean(self, values: list[Tensor]) -> Tensor:
+        """The mean over the first axis of all `values` of all processes."""
         rows = torch.cat([value.detach() for value in values]).double()
-        rows = rows if counts else rows[:0]
         total = rows.sum(0)
         flat = self.sum(torch.cat([total.reshape(-1), total.new_tensor([float(len(rows))])]))
         return (flat[:-1] / flat[-1]).view(total.shape).to(values[0].dtype)
+
+    def rows(self, values: list[Tensor]) -> Tensor:
+        """The rows of all `values` [n_i, ...] of all processes, in the order of these and of their ranks."""
+        own = torch.cat([value.detach() for value in values])
+        if self.size == 1:
+            return own
+        counts = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+        counts[self.rank] = len(own)
+        sizes = self.sum(counts).tolist()
+        first = sum(sizes[: self.rank])
+        whole = own.new_zeros(sum(sizes), *own.shape[1:])
+        whole[first : first + len(own)] = own
+        return self.sum(whole)
 
     def gather_rows(self, rows: Tensor) -> Tensor:
         """Rows [n_i, ...] of all processes in the order of their ranks, on every process, off the device."""
