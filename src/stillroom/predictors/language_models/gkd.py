@@ -15,7 +15,7 @@ from stillroom.method import Batch, Update, Updates
 from stillroom.predictors.language_modelling import LanguageModelling
 from stillroom.predictors.language_models.next_token import LanguageMethod
 from stillroom.predictors.parts.divergences import Divergence, Sorted
-from stillroom.predictors.parts.heads import headed, scores
+from stillroom.predictors.parts.language_heads import headed, scores
 from stillroom.predictors.parts.prompts import prompt_sizes, prompts_of, replaced, targets_of
 from stillroom.predictors.parts.sampling import Sampling, sampled
 from stillroom.predictors.parts.vocabularies import Align

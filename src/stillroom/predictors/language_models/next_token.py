@@ -12,7 +12,7 @@ from stillroom.errors import UserError
 from stillroom.method import Batch, Method, Update, Updates
 from stillroom.optim import Recipe
 from stillroom.predictors.language_modelling import LanguageModelling
-from stillroom.predictors.parts.heads import headed, scores
+from stillroom.predictors.parts.language_heads import headed, scores
 from stillroom.predictors.parts.vocabulary import Mixing, Scores, Tokens, distilled
 from stillroom.task import Task
 

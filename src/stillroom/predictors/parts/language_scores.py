@@ -12,7 +12,7 @@ from stillroom.data.texts import IGNORED
 from stillroom.errors import UserError, reason
 from stillroom.models.probing import quietly
 from stillroom.predictors.parts.divergences import Divergence
-from stillroom.predictors.parts.heads import headed, scores
+from stillroom.predictors.parts.language_heads import headed, scores
 from stillroom.predictors.parts.prompts import prompt_sizes, prompts_of, targets_of
 from stillroom.predictors.parts.sampling import Sampling, sampled
 from stillroom.predictors.parts.vocabularies import link, width_of
