@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from uuid import uuid4
 
-from stillroom.checkpoint import read_json
+from stillroom.checkpoint import read_json, write_json
 from stillroom.engine import Watcher
 from stillroom.errors import UserError, reason
 
@@ -127,12 +127,8 @@ class Tracking:
 
     def _remember(self) -> None:
         """What a resumed run needs to go on with the same tracked run."""
-        import json
-
         self.state |= {tracker.name: tracker.memory for tracker in self.trackers}
-        part = self.folder / f".{STATE}.part"
-        part.write_text(json.dumps(self.state), encoding="utf-8")
-        os.replace(part, self.folder / STATE)
+        write_json(self.folder / STATE, self.state)
 
 
 class _Told(Watcher):
