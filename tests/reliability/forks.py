@@ -223,7 +223,7 @@ def _prepare() -> None:
         assert main(["run", "nkd", *QUICK, "--out", f"{folder}/run"]) == 0
         sys.stdout = sys.__stdout__
         os.environ["STILLROOM_CACHE"] = kept
-    cost.latency.__defaults__, cost.seconds_of.__defaults__ = (1, 0.0), (0.0,)
+    cost.latency.__defaults__, cost.seconds_of.__defaults__ = (1, 0.0, None), (0.0,)
     figures.draw = lambda *_: '<svg viewBox="0 0 1 1"><title id="title">a figure</title></svg>'
 
 

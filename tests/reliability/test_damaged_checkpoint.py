@@ -37,7 +37,7 @@ class Stop(Watcher):
 @pytest.fixture(scope="module", autouse=True)
 def _untimed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost.latency, "__defaults__", (1, 0.0))
+        patch.setattr(cost.latency, "__defaults__", (1, 0.0, None))
         yield
 
 

@@ -48,7 +48,7 @@ class Bomb:
 @pytest.fixture(scope="module", autouse=True)
 def _untimed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost.latency, "__defaults__", (1, 0.0))
+        patch.setattr(cost.latency, "__defaults__", (1, 0.0, None))
         patch.setattr(
             figures, "draw", lambda *_: '<svg viewBox="0 0 1 1"><title id="t">a figure</title></svg>'
         )

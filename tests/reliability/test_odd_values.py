@@ -70,7 +70,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A finished run, whose files each test writes over."""
     folder = tmp_path_factory.mktemp("odd") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost.latency, "__defaults__", (1, 0.0))
+        patch.setattr(cost.latency, "__defaults__", (1, 0.0, None))
         for module in (figures, class_figures):
             patch.setattr(
                 module, "draw", lambda *_: '<svg viewBox="0 0 1 1"><title id="t">a figure</title></svg>'

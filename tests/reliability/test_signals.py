@@ -82,7 +82,7 @@ class Impatient(Watcher):
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(commands, "watcher", lambda *_: Impatient())
-    monkeypatch.setattr(cost.latency, "__defaults__", (1, 0.0))
+    monkeypatch.setattr(cost.latency, "__defaults__", (1, 0.0, None))
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)

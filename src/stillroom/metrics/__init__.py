@@ -14,7 +14,7 @@ from stillroom.metrics.classification import (
     reliability,
     top_k,
 )
-from stillroom.metrics.cost import file_size, latency, multiply_adds, parameters, seconds_of
+from stillroom.metrics.cost import costs, file_size, latency, multiply_adds, parameters, seconds_of
 from stillroom.metrics.generation import (
     frechet,
     mmd,
@@ -32,6 +32,7 @@ __all__ = [
     "brier",
     "classification_report",
     "confusion",
+    "costs",
     "expected_calibration_error",
     "file_size",
     "frechet",

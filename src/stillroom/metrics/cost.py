@@ -74,6 +74,21 @@ def file_size(module: nn.Module) -> int:
     return len(save(portable_state(module), metadata=METADATA))
 
 
+def costs(
+    module: nn.Module,
+    shape: Sequence[int],
+    batches: Sequence[int] = (1, 64),
+    dtype: torch.dtype | None = None,
+) -> dict[str, float]:
+    """All of the above for samples of `shape`, the latency for each of `batches`: what a run records of a network."""
+    return {
+        "parameters": parameters(module),
+        "multiply_adds": multiply_adds(module, shape, dtype),
+        **{f"latency_{batch}": latency(module, shape, batch, dtype=dtype) for batch in batches},
+        "file_bytes": file_size(module),
+    }
+
+
 @contextmanager
 def _unfused() -> Iterator[None]:
     """Have attention and recurrent layers run as matrix products: the counter sees none of the fused kernels.

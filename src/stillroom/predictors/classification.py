@@ -186,14 +186,7 @@ class Classification(LabelledTask):
 
     def cost(self, product: nn.Module) -> dict[str, float]:
         """Parameters, multiply-adds an image, seconds for batches of 1 and 64, bytes on disk."""
-        shape = self.images.shape
-        return {
-            "parameters": metrics.parameters(product),
-            "multiply_adds": metrics.multiply_adds(product, shape),
-            "latency_1": metrics.latency(product, shape, 1),
-            "latency_64": metrics.latency(product, shape, 64),
-            "file_bytes": metrics.file_size(product),
-        }
+        return metrics.costs(product, self.images.shape)
 
     def summary(self) -> dict[str, Any]:
         """Name, shape, classes and splits of the data."""

@@ -256,13 +256,7 @@ class LanguageModelling(TaughtTask):
 
     def cost(self, product: nn.Module) -> dict[str, float]:
         """Parameters, multiply-adds and seconds of reading a row of `length` tokens, bytes on disk."""
-        shape, kind = (self.length,), torch.int64
-        return {
-            "parameters": metrics.parameters(product),
-            "multiply_adds": metrics.multiply_adds(product, shape, kind),
-            "latency_1": metrics.latency(product, shape, 1, dtype=kind),
-            "file_bytes": metrics.file_size(product),
-        }
+        return metrics.costs(product, (self.length,), (1,), torch.int64)
 
     def summary(self) -> dict[str, Any]:
         """Name, tokenizer and splits of the data."""

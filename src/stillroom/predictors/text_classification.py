@@ -213,14 +213,7 @@ class TextClassification(LabelledTask):
 
     def cost(self, product: nn.Module) -> dict[str, float]:
         """Parameters, multiply-adds a text of `length` tokens, seconds for batches of 1 and 64, bytes on disk."""
-        shape, kind = (self.length,), torch.int64
-        return {
-            "parameters": metrics.parameters(product),
-            "multiply_adds": metrics.multiply_adds(product, shape, kind),
-            "latency_1": metrics.latency(product, shape, 1, dtype=kind),
-            "latency_64": metrics.latency(product, shape, 64, dtype=kind),
-            "file_bytes": metrics.file_size(product),
-        }
+        return metrics.costs(product, (self.length,), dtype=torch.int64)
 
     def summary(self) -> dict[str, Any]:
         """Name, tokens, classes and splits of the data."""
