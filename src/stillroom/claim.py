@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,10 @@ class Grid:
     seeds: Sequence[int]
     store: Path | None = None
     """Folder in which finished cells wait for the rest, so that a stopped measurement goes on where it was."""
+    engines: Mapping[str, Engine] = field(default_factory=dict)
+    """Of arms that have their own training options; teachers are trained with those of `engine` all the same."""
+    split: str = "test"
+    """On what products are scored; `validation` where options are chosen by it."""
 
     def cells(self, seed: int) -> dict[str, Cell]:
         """All arms at one seed."""
@@ -106,9 +110,24 @@ class Grid:
         """One arm at one seed: from the store, or measured now and then stored."""
         cell = self.stored(arm, seed)
         if cell is None:
-            cell = _measure(*self.checked(arm, seed), self.engine, seed)
+            cell = self._measured(arm, seed)
             self.keep(arm, seed, cell)
         return cell
+
+    def _measured(self, arm: str, seed: int) -> Cell:
+        from stillroom.engine import Watcher
+        from stillroom.fitter import Fitter
+        from stillroom.runtime import Runtime
+        from stillroom.teaching import teach
+
+        method, task = self.checked(arm, seed)
+        if method.uses_teacher or task.derived:
+            teach(task, self.engine, None, Watcher)
+        engine = replace(self.engines.get(arm, self.engine), evaluate_every=0)
+        result = method.run(task, Fitter(engine, task, seed))
+        score = task.score(result.product, self.split, Runtime(engine.precision))
+        scalars = {key: value for key, value in score.items() if isinstance(value, (int, float))}
+        return {"score": score[task.metric], self.split: scalars, "seconds": result.seconds}
 
     def checked(self, arm: str, seed: int) -> tuple[Method, Task]:
         """The method and the task of a cell; UserError where they cannot work."""
@@ -139,21 +158,6 @@ class Grid:
         method, task = self.arms[arm], self.task.paired(seed)
         job = task.teacher_job(self.engine) if method.uses_teacher or task.derived else None
         return None if job is None or (place_of(job) / "about.json").is_file() else job
-
-
-def _measure(method: Method, task: Task, engine: Engine, seed: int) -> Cell:
-    from stillroom.engine import Watcher
-    from stillroom.fitter import Fitter
-    from stillroom.runtime import Runtime
-    from stillroom.teaching import teach
-
-    if method.uses_teacher or task.derived:
-        teach(task, engine, None, Watcher)
-    engine = replace(engine, evaluate_every=0)
-    result = method.run(task, Fitter(engine, task, seed))
-    test = task.score(result.product, "test", Runtime(engine.precision))
-    scalars = {key: value for key, value in test.items() if isinstance(value, (int, float))}
-    return {"score": test[task.metric], "test": scalars, "seconds": result.seconds}
 
 
 @contextmanager
@@ -260,14 +264,18 @@ def _scores(metric: str, grid: Grid, cells: Mapping[int, Mapping[str, Cell]]) ->
     return found
 
 
-def store_for(arms: Mapping[str, Method], task: Task, engine: Engine) -> Path:
-    """Where unfinished cells of this comparison wait: a folder named after all that determines them."""
+def store_for(arms: Mapping[str, Method], task: Task, engine: Engine, **more: Any) -> Path:
+    """Where unfinished cells of this comparison wait: a folder named after all that determines them.
+
+    `more` is what else does: other fields of the grid.
+    """
     key = {
         "arms": {arm: [method.name, to_plain(method)] for arm, method in arms.items()},
         "task": [to_plain(task), task.fingerprint()],
         "engine": to_plain(engine),
         "code": facts.source_digest(),
         "versions": facts.versions(),
+        **to_plain(more),
     }
     return cache() / "cells" / digest(key)
 

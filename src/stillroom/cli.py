@@ -7,6 +7,7 @@ file imports no torch: `--help`, `list` and an unknown name answer at once.
 from __future__ import annotations
 
 import difflib
+import importlib
 import io
 import os
 import shlex
@@ -115,9 +116,10 @@ def _dispatch(args: list[str]) -> int:
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise UserError(f"there is no command '{command}': {hint}`stillroom --help` lists them")
     _check_names(command, rest)
-    from stillroom import commands
-
-    run: Callable[[list[str], str], int] = getattr(commands, command)
+    home = importlib.import_module(
+        "stillroom.comparing" if command in ("compare", "claims") else "stillroom.commands"
+    )
+    run: Callable[[list[str], str], int] = getattr(home, command)
     return run(rest, shlex.join(["stillroom", *args]))
 
 

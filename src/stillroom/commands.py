@@ -1,9 +1,7 @@
-"""The commands that need torch: show, run, compare, claims, report."""
+"""The commands that need torch: show, run, report, export."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,23 +13,20 @@ import tyro
 from rich.markup import escape
 
 from stillroom import catalogue, tracking
-from stillroom.claim import Claim, Grid, Rule, conclude, measure, prove, store_for
 from stillroom.config import from_plain
-from stillroom.console import comparison_tables, console, result_table, watcher
+from stillroom.console import console, result_table, watcher
 from stillroom.engine import Engine
 from stillroom.errors import Interrupted, UserError, printable, reason, refused
-from stillroom.evidence import check_writable, record
 from stillroom.fitter import unwatched
 from stillroom.method import Method
-from stillroom.parsing import leading, parse
+from stillroom.parsing import leading, parse, value_of
+from stillroom.problems import PROBLEM, named_problem, problem_of
 from stillroom.reports.run_page import write_run_page
 from stillroom.run import Run
 from stillroom.runtime import Runtime
 from stillroom.showing import show_system
-from stillroom.task import Task
 from stillroom.workflow import Job, execute, free_folder
 
-PROBLEM = f"Another kind of data for the methods of classification: {', '.join(catalogue.PROBLEMS)}."
 TRACK = "Trackers that are told of the run: tensorboard, wandb (offline unless WANDB_MODE is set), mlflow."
 
 
@@ -53,32 +48,9 @@ def _first(args: list[str], usage: str) -> tuple[str, list[str]]:
 # -- run ------------------------------------------------------------------------------------------------------
 
 
-def _problem(method: type[Method], name: str) -> tuple[Task, Engine]:
-    """The problem called `name`, or where that is empty the method's own, and the training options that go with it."""
-    own = method.default_task()
-    if not name:
-        return own, method.default_engine()
-    if f"{type(own).__module__}:{type(own).__qualname__}" not in catalogue.PROBLEMS.values():
-        raise UserError(f"--problem is {name} and method '{method.name}' has one problem of its own: drop it")
-    if name not in catalogue.PROBLEMS:
-        near = difflib.get_close_matches(name, catalogue.PROBLEMS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"there is no problem '{name}': {hint}pass {' or '.join(catalogue.PROBLEMS)}")
-    home, _, kind = catalogue.PROBLEMS[name].partition(":")
-    task = getattr(importlib.import_module(home), kind)()
-    return task, task.default_engine() or method.default_engine()
-
-
-def _named_problem(args: list[str], config: dict[str, Any] | None) -> str:
-    """The name after --problem, or that of a stored run's problem."""
-    stored = None if config is None else config.get("problem")
-    known = {place: name for name, place in catalogue.PROBLEMS.items()}
-    return _value_of("--problem", args) or known.get(str(stored), "")
-
-
 def _run_options(method: type[Method], problem: str, config: dict[str, Any] | None) -> Any:
     """The options of `run METHOD` as a dataclass instance, its defaults the method's, or a stored run's."""
-    (task, engine), own, seed = _problem(method, problem), method(), 0
+    (task, engine), own, seed = problem_of(method, problem), method(), 0
     if config is not None:
         task, engine = from_plain(type(task), config["task"]), from_plain(Engine, config["engine"])
         own, seed = from_plain(method, config["options"]), config["seed"]
@@ -106,7 +78,7 @@ def run(args: list[str], command: str) -> int:
     """`stillroom run METHOD`."""
     name, rest = _first(args, "stillroom run METHOD")
     method = catalogue.find(name).load()
-    resumed = _value_of("--resume", rest)
+    resumed = value_of("--resume", rest)
     folder = Path(resumed) if resumed else None
     config = Run.open(folder).config if folder else None
     if config and config.get("from Python"):
@@ -117,7 +89,7 @@ def run(args: list[str], command: str) -> int:
         raise UserError(
             f"run '{folder}' is a run of '{config['method']}': stillroom run {config['method']} --resume {folder}"
         )
-    defaults = _run_options(method, _named_problem(rest, config), config)
+    defaults = _run_options(method, named_problem(rest, config), config)
     options = parse(type(defaults), rest, f"stillroom run {name}", defaults)
     if folder and options.out is not None:
         raise UserError(f"--out {options.out} and --resume {folder} exclude each other: drop one of them")
@@ -156,16 +128,6 @@ def _run(job: Job, out: Path, resume: bool, command: str, track: Sequence[str]) 
         there = printable(str(out))
         to.print(f"\npage     {there}/report.html\nstudent  {there}/student", markup=False)
     return 0
-
-
-def _value_of(flag: str, args: list[str]) -> str:
-    """The value of a flag that is needed before the other options can be read; empty where it is not there."""
-    for i, arg in enumerate(args):
-        if arg == flag and i + 1 < len(args):
-            return args[i + 1]
-        if arg.startswith(f"{flag}="):
-            return arg.split("=", 1)[1]
-    return ""
 
 
 def report(args: list[str], command: str) -> int:
@@ -207,168 +169,6 @@ def _as_left(run: Run) -> Iterator[None]:
 @dataclass
 class _Nothing:
     """Make the page of a run again."""
-
-
-# -- compare and claims -----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Spread:
-    """Over what a comparison is spread."""
-
-    seeds: int = 5
-    """How many paired seeds, >= 1; an interval needs 4, and 5 or more where differences are often equal."""
-    first_seed: int = 0
-    """The first of them."""
-    workers: int = 1
-    """Processes on this machine, each on one thread."""
-    ray: str = ""
-    """Ray cluster that does the work: an address, auto, or local (one of `workers` processes); empty: none."""
-
-    def check(self) -> range:
-        """The seeds; UserError for numbers out of range."""
-        for name, value in (("seeds", self.seeds), ("workers", self.workers)):
-            if value < 1:
-                raise UserError(f"--{name} is {value}: pass 1 or more")
-        return range(self.first_seed, self.first_seed + self.seeds)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """A measurement that is stopped says that it can go on."""
-    try:
-        with refused(Path(), "make room or make it writable, then the same command goes on from there"):
-            yield
-    except (Interrupted, KeyboardInterrupt):
-        raise Interrupted("stopped: what is measured is kept, the same command goes on from there") from None
-
-
-def compare(args: list[str], command: str) -> int:
-    """`stillroom compare METHOD METHOD ...`."""
-    names = leading(args)
-    if not names:
-        raise UserError("compare needs the names of methods: stillroom compare plain kd nkd")
-    arms = {name: catalogue.find(name).load()() for name in names}
-    first = type(arms[names[-1]])
-    defaults = _compare_options(first, _value_of("--problem", args))
-    prog = f"stillroom compare {' '.join(names)}"
-    options = parse(type(defaults), args[len(names) :], prog, defaults)
-    seeds = options.spread.check()
-    grid = Grid(arms, options.task, options.engine, seeds, store_for(arms, options.task, options.engine))
-    to = console()
-    cells = {}
-    with _stoppable():
-        for seed, row in measure(grid, options.spread.workers, options.spread.ray):
-            cells[seed] = row
-            to.print(f"seed {seed}: {len(cells)} of {len(seeds)} seeds done")
-    rules = [Rule(b, a) for i, a in enumerate(names) for b in names[i + 1 :]]
-    for table in comparison_tables(conclude(grid, rules, cells, options.task)):
-        to.print()
-        to.print(table)
-    return 0
-
-
-def _compare_options(method: type[Method], problem: str) -> Any:
-    task, engine = _problem(method, problem)
-    fields: list[Any] = [
-        ("problem", Annotated[str, tyro.conf.arg(help=PROBLEM)], problem),
-        ("task", type(task), field(default_factory=lambda: task)),
-        ("engine", Engine, field(default_factory=lambda: engine)),
-        ("spread", Annotated[Spread, tyro.conf.arg(name="")], field(default_factory=Spread)),
-    ]
-    made = make_dataclass("CompareOptions", fields)
-    made.__doc__ = "Several methods on one task over paired seeds; later names are held against earlier ones."
-    return made()
-
-
-@dataclass
-class ClaimOptions:
-    """Measure what the papers claim and record the verdicts in evidence/."""
-
-    seeds: int | None = None
-    """Paired seeds of each claim, >= 1; None takes the claim's own number."""
-    first_seed: int = 0
-    """The first of them."""
-    workers: int = 1
-    """Processes on this machine, each on one thread."""
-    ray: str = ""
-    """Ray cluster that does the work: an address, auto, or local (one of `workers` processes); empty: none."""
-    only: str = ""
-    """The name of a single claim."""
-    data_root: Path | None = None
-    """Folder with the data sets that some claims need; claims whose data are not there are passed over."""
-    evidence: Path = Path("evidence")
-    """Where the verdicts go."""
-    quick: bool = False
-    """Two seeds of a tiny problem, to see that the claims run; nothing is recorded."""
-
-
-def claims(args: list[str], command: str) -> int:
-    """`stillroom claims [NAME ...]`."""
-    names = leading(args)
-    options = parse(ClaimOptions, args[len(names) :], "stillroom claims", ClaimOptions())
-    Spread(1 if options.seeds is None else options.seeds, options.first_seed, options.workers).check()
-    if options.data_root is not None and not options.data_root.is_dir():
-        raise UserError(
-            f"--data-root '{options.data_root}' is no folder: pass the one that holds the data sets"
-        )
-    chosen = [catalogue.find_card(name) for name in names] or list(catalogue.cards())
-    planned = [card.slug for card in chosen if names and not catalogue.works(card)]
-    if planned:
-        raise UserError(f"system '{planned[0]}' is planned, not built yet: `stillroom list` shows what works")
-    todo = [
-        (card, claim) for card in chosen if catalogue.works(card) for claim in _claims_of(card, options.only)
-    ]
-    if not todo:
-        raise UserError(f"no claim is named '{options.only}': stillroom show NAME lists a system's claims")
-    if not options.quick:
-        check_writable(options.evidence)
-    for card, claim in todo:
-        with _stoppable():
-            _prove(card, claim, options)
-    return 0
-
-
-def _claims_of(card: catalogue.Card, only: str) -> list[Claim]:
-    found = [claim for method in catalogue.methods_of(card) for claim in method.claims()]
-    return [claim for claim in found if not only or claim.name == only]
-
-
-def _command(card: catalogue.Card, claim: Claim, seeds: range) -> str:
-    """The command that measures this again, on anybody's machine."""
-    words = ["stillroom claims", card.slug, f"--only {claim.name} --seeds {len(seeds)}"]
-    words += [f"--first-seed {seeds[0]}"] if seeds[0] else []
-    return " ".join(words + (["--data-root DIR"] if claim.data else []))
-
-
-def _prove(card: catalogue.Card, claim: Claim, options: ClaimOptions) -> None:
-    to = console()
-    to.print(f"\n[bold]{card.slug}: {claim.name}[/bold]\n{claim.says}")
-    if options.quick:
-        claim = claim.quick()
-    number = 2 if options.quick else options.seeds or claim.seeds
-    seeds = range(options.first_seed, options.first_seed + number)
-    try:
-        claim.at(options.data_root)
-    except UserError as missing:
-        to.print(f"passed over: {missing}")
-        return
-    done: list[int] = []
-
-    def seen(seed: int) -> None:
-        done.append(seed)
-        to.print(f"seed {seed}: {len(done)} of {number} seeds done")
-
-    entry = prove(claim, options.data_root, options.workers, seeds, seen, options.ray)
-    entry["command"] = _command(card, claim, seeds)
-    for table in comparison_tables(entry):
-        to.print()
-        to.print(table)
-    to.print(f"\n{claim.name}: [bold]{entry['verdict']}[/bold]")
-    if options.quick:
-        to.print("a quick trial: nothing is recorded")
-    else:
-        to.print(f"recorded in {record(options.evidence, card, entry)}")
 
 
 # -- show -----------------------------------------------------------------------------------------------------

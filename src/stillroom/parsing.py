@@ -75,3 +75,13 @@ def _unknown(word: str, options: Any, prog: str) -> str:
     near = difflib.get_close_matches(flag, known, n=1, cutoff=0.7)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"there is no option '{word}': {hint}see {prog} --help"
+
+
+def value_of(flag: str, args: list[str]) -> str:
+    """The value of a flag that is needed before the other options can be read; empty where it is not there."""
+    for i, arg in enumerate(args):
+        if arg == flag and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(f"{flag}="):
+            return arg.split("=", 1)[1]
+    return ""

@@ -34,7 +34,7 @@ def kept_samples(crowded: str = "") -> int:
     """Three arrays of 200 kB on a disk of a megabyte, which another program fills once there seems to be room."""
     import torch
 
-    from stillroom import commands, store
+    from stillroom import comparing, store
     from stillroom.caching import cache
 
     usage, filler = shutil.disk_usage, cache() / "filler"
@@ -50,7 +50,7 @@ def kept_samples(crowded: str = "") -> int:
         return {name: torch.ones(len(rows), 50) for name in "abc"}
 
     def job() -> None:
-        with commands._stoppable():
+        with comparing.stoppable():
             made = store.kept_store("pairs", {}, 1000, make)
         assert bool((made.rows("c") == 1).all())
 
@@ -59,7 +59,7 @@ def kept_samples(crowded: str = "") -> int:
 
 def evidence(folder: str, date: str) -> int:
     """`stillroom claims` of a claim that has been measured in no time."""
-    from stillroom import commands
+    from stillroom import comparing
 
     entry = {
         "name": "nkd-digits",
@@ -78,7 +78,7 @@ def evidence(folder: str, date: str) -> int:
         "engine": {},
         "seconds": 1.0,
     }
-    commands.prove = lambda *_: dict(entry)
+    comparing.prove = lambda *_: dict(entry)
     from stillroom.cli import main
 
     os.environ["COLUMNS"] = "100"

@@ -17,6 +17,7 @@ from stillroom.metrics import cost
 from stillroom.models import load_student
 from stillroom.predictors.baselines import Plain
 from stillroom.predictors.classification import Classification
+from stillroom.problems import named_problem
 from stillroom.reports import class_figures, figures
 from stillroom.workflow import Job, execute
 from toys import Fit, Toy
@@ -112,7 +113,7 @@ def try_all(
 def test_a_config(run: Path) -> None:
     def use() -> None:
         config = Run.open(run).config
-        options = commands._run_options(Plain, commands._named_problem([], config), config)
+        options = commands._run_options(Plain, named_problem([], config), config)
         Job(options.method, options.task, options.engine, options.seed).check()
 
     assert try_all(run / "config.json", use, each=6) > 100
