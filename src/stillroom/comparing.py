@@ -89,7 +89,7 @@ def compare(args: list[str], command: str) -> int:
     seeds, tuning_seeds = options.spread.check(), options.tuning.check(options.spread)
     choices = tuning.choices(options.tuning.tune, arms)
     if options.out is not None:
-        check_writable(options.out.parent)
+        check_writable(options.out.parent, "--out")
     to, where = console(), (options.spread.workers, options.spread.ray)
     with stoppable():
         tuned = tuning.tune(arms, options.task, options.engine, choices, tuning_seeds, *where)

@@ -21,8 +21,8 @@ def read_evidence(slug: str, folder: Path | None = None) -> list[dict[str, Any]]
     return []
 
 
-def check_writable(folder: Path) -> None:
-    """Raise UserError, before anything is measured, where `folder` cannot be made or written to."""
+def check_writable(folder: Path, flag: str = "--evidence") -> None:
+    """Raise UserError that names `flag`, before anything is measured, where `folder` cannot be made or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".probe"
@@ -30,7 +30,7 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"--evidence '{folder}' cannot be written ({error.strerror}): pass another folder"
+            f"{flag} '{folder}' cannot be written ({error.strerror}): pass another folder"
         ) from None
 
 
