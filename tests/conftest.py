@@ -11,9 +11,10 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # as a shell leaves it in the background: the tests of Ctrl-C need the signal to arrive
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    # as a shell leaves the first in the background, and nohup the second: their tests need them to arrive
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
