@@ -66,13 +66,14 @@ def entry() -> dict[str, Any]:
     rules = [claim.Rule("nkd", other) for other in arms if other != "nkd"]
     task = NKD.default_task().but(student_samples=123)
 
-    def measured(method: Any, task: Any, engine: Any, seed: int) -> claim.Cell:
+    def measured(grid: claim.Grid, arm: str, seed: int) -> claim.Cell:
+        method: Any = grid.arms[arm]
         score = levels[method.name] + 0.01 * seed + (0.001 * (-1) ** seed if method.name == "kd" else 0.0)
         score += 0.0 if getattr(method, "normalised", True) else 0.05 + 0.001 * seed
         return {"score": score, "test": {}, "seconds": 2.0}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(claim, "_measure", measured)
+        patch.setattr(claim.Grid, "_measured", measured)
         patch.setattr(claim, "store_for", lambda arms, task, engine: None)
         tried = replace(NKD.claims()[0], arms=arms, rules=rules, task=task)
         return claim.prove(tried, None, 1, range(6), lambda seed: None)
@@ -135,6 +136,30 @@ def test_evidence_cut_short_is_one_line(root: Path, capsys: pytest.CaptureFixtur
     assert status == 1
     assert len(lines) == 1
     assert "nkd-uskd.json' is cut short" in lines[0]
+
+
+def test_a_comparison_has_a_page_with_what_was_tried(
+    root: Path, entry: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = {"chosen": "lr 0.1", "tried": {"lr 0.05": 0.7, "lr 0.1": 0.75}, "engine": {}}
+    tuning = {"seeds": [100, 101], "split": "validation", "arms": {"nkd": tuned}}
+    file = root / "evidence" / "comparisons" / "the-shelf.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(entry | {"command": "stillroom compare ...", "tuning": tuning}))
+    assert _check(root, capsys) == (
+        1,
+        ["docs/comparisons/the-shelf.md is missing: run `python tools/pages.py`"],
+    )
+    assert pages.main([], root) == 0
+    text = (root / "docs/comparisons/the-shelf.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| `nkd` | lr 0.1 |"))
+    assert "**+10.0 points (+10.0 to +10.0 points)**" in row
+    assert "lr 0.05: 70.0 %; lr 0.1: 75.0 %" in text
+    assert "seeds 100 to 101, which are not compared" in text
+    file.unlink()
+    assert _check(root, capsys)[1] == [
+        "docs/comparisons/the-shelf.md is orphaned: run `python tools/pages.py`"
+    ]
 
 
 def test_the_readme_keeps_what_is_outside_the_marks(root: Path) -> None:

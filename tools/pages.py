@@ -1,8 +1,8 @@
 """A page a system, made from its code, its card and its evidence: `python tools/pages.py [--check]`.
 
-Writes `docs/systems/` whole, and in the README what stands between `<!-- families -->` or `<!-- evidence -->`
-and its closing mark. The same inputs give the same bytes. With `--check` nothing is written: what is stale,
-missing or orphaned is a line each, and the exit status is 1.
+Writes `docs/systems/` and `docs/comparisons/` whole, and in the README what stands between `<!-- families -->` or
+`<!-- evidence -->` and its closing mark. The same inputs give the same bytes. With `--check` nothing is written: what
+is stale, missing or orphaned is a line each, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))  # so that the tools find each other however they are started
+
+import comparisons
 import stillroom
+from markdown import changed, coded, fenced, paragraphs, prose, table, text
 from stillroom import catalogue
 from stillroom._cards import CARDS, Card
 from stillroom.claim import Claim
@@ -96,48 +100,6 @@ class System:
         return found
 
 
-# -- Markdown -------------------------------------------------------------------------------------------------
-
-
-def prose(text: str) -> str:
-    """Plain text as Markdown on one line: signs are signs, `code` stays code, arXiv numbers are links."""
-    parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
-    plain = [re.sub(r"[\\*_<|~\[\]]|^[#>]", r"\\\g<0>", part) for part in parts[::2]]
-    parts[::2] = [re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[\g<0>](https://arxiv.org/abs/\1)", p) for p in plain]
-    parts[1::2] = [part.replace("|", "\\|") for part in parts[1::2]]
-    return "".join(parts)
-
-
-def paragraphs(texts: Iterable[str]) -> list[str]:
-    """Paragraphs of a docstring: indented ones as code, lists as lists, the rest as running text."""
-    found = []
-    for text in texts:
-        if text.startswith("    "):
-            found += [fenced(textwrap.dedent(text), "text"), ""]
-        elif text.startswith("- "):
-            items = re.split(r"\n(?=- )", text)
-            found += [*(f"- {prose(item[2:])}" for item in items), ""]
-        else:
-            found += [prose(text[:1].upper() + text[1:]), ""]
-    return found
-
-
-def fenced(code: str, language: str) -> str:
-    """A block of code."""
-    return f"```{language}\n{code.rstrip()}\n```"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> list[str]:
-    """A table whose columns at the positions in `right` are numbers."""
-    rule = ["---:" if str(i) in right else "---" for i in range(len(head))]
-    return [f"| {' | '.join(row)} |" for row in [head, rule, *rows]] + [""]
-
-
-def coded(values: Iterable[Any]) -> str:
-    """Words of code in a row."""
-    return ", ".join(f"`{value}`" for value in values)
-
-
 # -- a system's page ------------------------------------------------------------------------------------------
 
 
@@ -156,11 +118,7 @@ def page(system: System) -> str:
         lines += _method(method)
     lines += ["## How to run", "", fenced("\n".join(_commands(system)), "bash"), "", *_evidence(system)]
     deviations = said.get("Deviations", ["The code names none."])
-    return _text([*lines, "## Deviations from the paper", "", *paragraphs(deviations)])
-
-
-def _text(lines: Iterable[str]) -> str:
-    return "\n".join(lines).rstrip() + "\n"
+    return text([*lines, "## Deviations from the paper", "", *paragraphs(deviations)])
 
 
 def _method(method: type[Method]) -> list[str]:
@@ -179,7 +137,7 @@ def _method(method: type[Method]) -> list[str]:
 
 def _built_in(method: type[Method]) -> str:
     task, engine = method.default_task(), method.default_engine()
-    other = _changed(to_plain(task), to_plain(type(task)())) + _changed(to_plain(engine), to_plain(Engine()))
+    other = changed(to_plain(task), to_plain(type(task)())) + changed(to_plain(engine), to_plain(Engine()))
     about = prose(inspect.getdoc(method.default_task) or "")
     options = f"`{type(task).__name__}`" + (f" with {coded(other)}" if other else "")
     more = f"`stillroom run {method.name} --help` tells all options of task and engine."
@@ -204,17 +162,6 @@ def _flag(option: Option) -> str:
 
 def _value(value: Any) -> str:
     return "none" if value is None else "empty" if value == "" else f"`{value}`"
-
-
-def _changed(plain: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
-    """`name=value` of all that is not as usual, the Engine's recipe among its own options."""
-    found = []
-    for name, value in plain.items():
-        if isinstance(value, dict):
-            found += _changed(value, usual.get(name, {}))
-        elif name not in usual or value != usual[name]:
-            found.append(f"{name}={value}")
-    return found
 
 
 def _commands(system: System) -> Iterator[str]:
@@ -291,7 +238,7 @@ def _recipe(arm: Mapping[str, Any]) -> str:
         usual = to_plain(catalogue.find(arm["method"]).load()())
     except UserError:  # measured with a method that is gone
         usual = {}
-    return coded([arm["method"], *_changed(arm["options"], usual)])
+    return coded([arm["method"], *changed(arm["options"], usual)])
 
 
 def _spread(metric: str, arm: Mapping[str, Any]) -> str:
@@ -325,7 +272,7 @@ def _settings(entry: Mapping[str, Any], claim: Claim | None) -> Iterator[str]:
     yield f"- seeds: {f'{seeds[0]} to {seeds[-1]}' if in_row else ', '.join(map(str, seeds))}, paired"
     usual = {"task": to_plain(type(claim.task)()), "engine": to_plain(Engine())} if claim else {}
     for part in ("task", "engine"):
-        yield f"- {part}: {coded(_changed(entry[part], usual.get(part, {}))) or 'all options as they come'}"
+        yield f"- {part}: {coded(changed(entry[part], usual.get(part, {}))) or 'all options as they come'}"
     place = f"{machine['system']}, {machine['processor']}, {machine['cores']} cores"
     yield f"- measured on {entry['date']} in {entry['seconds'] / 60:.1f} minutes ({place})"
     yield f"- versions: {', '.join(f'{name} {version}' for name, version in entry['versions'].items())}"
@@ -348,7 +295,7 @@ def index(systems: Sequence[System]) -> str:
     for title, of_it in [*parts.items(), ("What they are compared with", others)]:
         head = ["system", "what it does", "source", "status", "verdict"]
         lines += [f"## {title}", "", *table(head, map(_row, of_it))]
-    return _text(lines)
+    return text(lines)
 
 
 def _papers(systems: Iterable[System]) -> list[System]:
@@ -419,30 +366,32 @@ def wanted(root: Path) -> dict[Path, str]:
     systems = [System(card, root / "evidence") for card in catalogue.cards()]
     files = {FOLDER / f"{system.card.slug}.md": page(system) for system in systems if system.works}
     files[INDEX] = index(systems)
+    files |= comparisons.wanted(root / "evidence")
     if (root / README).is_file():
         files[README] = _with_sections((root / README).read_text(encoding="utf-8"), systems)
     return files
 
 
-def _with_sections(text: str, systems: Sequence[System]) -> str:
+def _with_sections(readme: str, systems: Sequence[System]) -> str:
     for name, make in SECTIONS.items():
         marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if marks.search(text):
+        if marks.search(readme):
             inner = "\n".join(["", *make(systems)])
-            text = marks.sub(lambda found, inner=inner: f"{found[1]}{inner}\n{found[2]}", text)
-    return text
+            readme = marks.sub(lambda found, inner=inner: f"{found[1]}{inner}\n{found[2]}", readme)
+    return readme
 
 
 def faults(root: Path, files: Mapping[Path, str]) -> dict[Path, str]:
     """What is wrong with the files that are there: 'missing', 'stale' or 'orphaned'."""
     found = {}
-    for path, text in files.items():
+    for path, wanted_text in files.items():
         there = root / path
         if not there.is_file():
             found[path] = "missing"
-        elif there.read_text(encoding="utf-8") != text:
+        elif there.read_text(encoding="utf-8") != wanted_text:
             found[path] = "stale"
-    pages = (path.relative_to(root) for path in sorted((root / FOLDER).glob("*.md")))
+    folders = (FOLDER, comparisons.FOLDER)
+    pages = (path.relative_to(root) for folder in folders for path in sorted((root / folder).glob("*.md")))
     return found | {path: "orphaned" for path in pages if path not in files}
 
 
