@@ -119,8 +119,23 @@ def test_a_rule_may_go_by_another_number_of_the_score() -> None:
     scores, others = entry["arms"]["new"]["scores"], entry["arms"]["new"]["others"]["loss"]
     assert others == pytest.approx([10 - score for score in scores])
     assert pair_words(entry["comparisons"][1]) == "new > old by loss"
-    with pytest.raises(ValueError, match="compares by 'speed', which arm 'old' lacks; it has gain, loss"):
+    with pytest.raises(
+        ValueError, match="compares by 'speed', which arm '(old|new)' lacks; it has gain, loss"
+    ):
         proven(claim(arms, None, Rule("new", "old", metric="speed")))
+
+
+def test_an_arm_that_is_not_compared_by_a_number_may_lack_it() -> None:
+    class Partly(Known):
+        def score(self, product: Callable[[int], float], split: str, runtime: Runtime) -> dict[str, Any]:
+            found = super().score(product, split, runtime)
+            return {"gain": found["gain"]} if found["gain"] < 2 else found
+
+    arms = {"old": Scores(2.0), "new": Scores(3.0), "silent": Scores(1.0)}
+    rules = Rule("new", "old", metric="loss"), Rule("new", "silent")
+    entry = proven(replace(claim(arms, None, *rules), task=Partly()))
+    assert "others" not in entry["arms"]["silent"]
+    assert entry["arms"]["new"]["others"].keys() == {"loss"}
 
 
 @pytest.mark.parametrize(

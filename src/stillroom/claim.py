@@ -7,7 +7,7 @@ differs. What is concluded comes from the interval of the paired differences and
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -224,8 +224,13 @@ def conclude(
     grid: Grid, rules: Sequence[Rule], cells: Mapping[int, Mapping[str, Cell]], task: Task
 ) -> dict[str, Any]:
     """Scores of all arms, the comparisons, and the verdict over those that count."""
-    scores = _scores("", grid, cells)
-    others = {name: _scores(name, grid, cells) for name in sorted({r.metric for r in rules} - {""})}
+    scores = _scores("", grid.arms, grid, cells)
+    others = {
+        name: _scores(
+            name, {arm for r in rules if r.metric == name for arm in (r.better, r.worse)}, grid, cells
+        )
+        for name in sorted({r.metric for r in rules} - {""})
+    }
     comparisons = [
         compare(rule, others[rule.metric] if rule.metric else scores, task.higher_is_better) for rule in rules
     ]
@@ -237,7 +242,7 @@ def conclude(
             "mean": statistics.fmean(scores[arm]),
             "std": statistics.stdev(scores[arm]) if len(grid.seeds) > 1 else 0.0,
             "seconds": statistics.fmean(cells[seed][arm]["seconds"] for seed in grid.seeds),
-            **({"others": {name: found[arm] for name, found in others.items()}} if others else {}),
+            **({"others": own} if (own := {name: o[arm] for name, o in others.items() if arm in o}) else {}),
         }
         for arm, method in grid.arms.items()
     }
@@ -251,10 +256,12 @@ def conclude(
     }
 
 
-def _scores(metric: str, grid: Grid, cells: Mapping[int, Mapping[str, Cell]]) -> dict[str, list[float]]:
-    """Every arm's numbers over the seeds: its score, or another of its test's numbers."""
+def _scores(
+    metric: str, arms: Iterable[str], grid: Grid, cells: Mapping[int, Mapping[str, Cell]]
+) -> dict[str, list[float]]:
+    """Numbers of `arms` over the seeds: their scores, or another of their tests' numbers."""
     found = {}
-    for arm in grid.arms:
+    for arm in arms:
         row = [cells[seed][arm] for seed in grid.seeds]
         lacking = [cell for cell in row if metric and metric not in cell["test"]]
         if lacking:
