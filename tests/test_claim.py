@@ -129,9 +129,9 @@ def test_an_arm_that_is_not_compared_by_a_number_may_lack_it() -> None:
     class Partly(Known):
         def score(self, product: Callable[[int], float], split: str, runtime: Runtime) -> dict[str, Any]:
             found = super().score(product, split, runtime)
-            return {"gain": found["gain"]} if found["gain"] < 1.5 else found
+            return {"gain": found["gain"]} if found["gain"] < 0 else found
 
-    arms = {"old": Scores(2.0), "new": Scores(3.0), "silent": Scores(1.0)}
+    arms = {"old": Scores(100.0), "new": Scores(101.0), "silent": Scores(-100.0)}
     rules = Rule("new", "old", metric="loss"), Rule("new", "silent")
     entry = proven(replace(claim(arms, None, *rules), task=Partly()))
     assert "others" not in entry["arms"]["silent"]
