@@ -5,9 +5,11 @@ from __future__ import annotations
 from stillroom.metrics.classification import (
     accuracy,
     agreement,
+    area_under_risk_coverage,
     brier,
     classification_report,
     confusion,
+    excess_area_under_risk_coverage,
     expected_calibration_error,
     negative_log_likelihood,
     per_class_accuracy,
@@ -29,9 +31,11 @@ from stillroom.metrics.generation import (
 __all__ = [
     "accuracy",
     "agreement",
+    "area_under_risk_coverage",
     "brier",
     "classification_report",
     "confusion",
+    "excess_area_under_risk_coverage",
     "expected_calibration_error",
     "file_size",
     "frechet",
