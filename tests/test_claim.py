@@ -181,6 +181,22 @@ def test_a_claim_of_several_rules_needs_them_all_and_asides_have_no_say() -> Non
     assert proven(claim(unclear, None, *rules, Rule("noisy", "high")))["verdict"] == "inconclusive"
 
 
+@pytest.mark.parametrize(
+    ("margin", "verdict"), [(0.0, "refuted"), (0.5, "refuted"), (1.0, "inconclusive"), (2.0, "holds")]
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_margin_is_what_the_better_arm_may_be_worse_by(margin: float, verdict: str, sign: int) -> None:
+    scores = {
+        "a": [sign * (w - 1 + s) for w, s in zip(WOBBLE, SPREAD, strict=True)],
+        "b": [sign * w for w in WOBBLE],
+    }
+    found = compare(Rule("a", "b", margin=margin), scores, higher_is_better=sign > 0)
+    assert found["verdict"] == verdict
+    plain = compare(Rule("a", "b"), scores, higher_is_better=sign > 0)
+    assert all(found[key] == plain[key] for key in ("differences", "mean", "interval", "wins"))
+    assert pair_words(found) == ("a > b" if margin == 0 else f"a > b or at most {margin:g} worse")
+
+
 def test_pairs_are_compared_seed_by_seed() -> None:
     scores = {"a": [3.0, 1.0, 2.0], "b": [1.0, 2.0, 2.0]}
     found = compare(Rule("a", "b"), scores, higher_is_better=True)

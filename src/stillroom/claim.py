@@ -41,6 +41,8 @@ class Rule:
     """Another number of the task's score to compare by; empty: the task's metric."""
     higher_is_better: bool = False
     """Of that other number."""
+    margin: float = 0.0
+    """What `better` may be worse by, >= 0, for a claim that something costs no more than that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,12 +213,13 @@ def compare(rule: Rule, scores: Mapping[str, Sequence[float]], higher_is_better:
         "worse": rule.worse,
         "headline": rule.headline,
         **({"metric": rule.metric} if rule.metric else {}),
+        **({"margin": rule.margin} if rule.margin else {}),
         "differences": differences,
         "mean": sum(differences) / len(differences),
         "interval": list(interval) if interval else None,
         "wins": sum(d > 0 for d in differences),
         "ties": sum(d == 0 for d in differences),
-        "verdict": verdict(interval),
+        "verdict": verdict(interval and (interval[0] + rule.margin, interval[1] + rule.margin)),
     }
 
 

@@ -32,8 +32,9 @@ def span(metric: str, interval: tuple[float, float]) -> str:
 
 
 def pair_words(row: Mapping[str, Any], joined: str = ">") -> str:
-    """The two arms of a comparison, and by what number where that is not the claim's own."""
+    """The two arms of a comparison, by what number where that is not the claim's own, and what it may be worse by."""
     told = f" by {row['metric'].replace('_', ' ')}" if row.get("metric") else ""
+    told += f" or at most {row['margin']:g} worse" if row.get("margin") else ""
     return f"{row['better']} {joined} {row['worse']}{told}"
 
 

@@ -107,6 +107,42 @@ def test_reliability_by_hand() -> None:
     assert diagram["confidence"][2:] == pytest.approx([0.65, 0.85])
 
 
+def test_the_area_under_risk_coverage_by_hand() -> None:
+    # by confidence 0.9 right, 0.8 wrong, 0.7 right, 0.6 wrong: errors among the first k are 0, 1, 1, 2
+    area = (0 + 1 / 2 + 1 / 3 + 2 / 4) / 4
+    assert metrics.area_under_risk_coverage(FOUR, LABELS) == pytest.approx(area)
+    # with both errors last: 0, 0, 1/3, 2/4
+    excess = area - (1 / 3 + 2 / 4) / 4
+    assert metrics.excess_area_under_risk_coverage(FOUR, LABELS) == pytest.approx(excess)
+
+
+def test_the_area_under_risk_coverage_at_its_limits() -> None:
+    sure = logits_of((0.9, 0.1), (0.8, 0.2), (0.7, 0.3), (0.6, 0.4))
+    right = torch.zeros(4, dtype=torch.int64)
+    assert (
+        metrics.area_under_risk_coverage(sure, right)
+        == metrics.excess_area_under_risk_coverage(sure, right)
+        == 0
+    )
+    assert metrics.area_under_risk_coverage(sure, 1 - right) == 1
+    assert metrics.excess_area_under_risk_coverage(sure, 1 - right) == pytest.approx(0)
+    best, worst = torch.tensor([0, 0, 0, 1]), torch.tensor([1, 0, 0, 0])
+    assert metrics.excess_area_under_risk_coverage(sure, best) == pytest.approx(0)
+    assert metrics.area_under_risk_coverage(sure, best) == pytest.approx(1 / 16)
+    assert metrics.area_under_risk_coverage(sure, worst) == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+
+
+def test_samples_of_equal_confidence_count_in_every_order_alike() -> None:
+    even, y = torch.tensor([[1.0, 0.0]]).expand(5, 2), torch.tensor([1, 0, 0, 1, 0])
+    for order in ([0, 1, 2, 3, 4], [1, 2, 4, 0, 3], [0, 3, 1, 2, 4]):
+        assert metrics.area_under_risk_coverage(even, y[order]) == pytest.approx(0.4)
+    logits, labels = sample()
+    tied = logits.round()
+    area = metrics.area_under_risk_coverage(tied, labels)
+    assert metrics.area_under_risk_coverage(tied.flip(0), labels.flip(0)) == pytest.approx(area, abs=1e-12)
+    assert metrics.area_under_risk_coverage(logits, labels) != area
+
+
 def test_likelihood_and_brier_by_hand() -> None:
     assert metrics.negative_log_likelihood(FOUR, LABELS) == pytest.approx(
         -math.log(0.9 * 0.2 * 0.4 * 0.7) / 4

@@ -86,6 +86,35 @@ def brier(logits: Tensor, y: Tensor) -> float:
     return (log_probs.exp() - target).square().sum(1).mean().item()
 
 
+def area_under_risk_coverage(logits: Tensor, y: Tensor) -> float:
+    """AURC, in [0, 1]: the mean error among the k most confident samples, over k = 1 .. n; 0 without errors.
+
+    Geifman, Uziel and El-Yaniv (ICLR 2019, arXiv:1805.08206), with the largest probability as confidence. Samples of
+    equal confidence count as if their order were drawn: with one confidence for all it is the error, and the order of
+    the samples never matters.
+    """
+    log_probs, y = _checked(logits, y)
+    confidence, predicted = log_probs.max(1)
+    order = confidence.argsort(descending=True)
+    _, group, sizes = confidence[order].unique_consecutive(return_inverse=True, return_counts=True)
+    wrong = (predicted != y)[order].double()
+    shares = torch.zeros_like(sizes, dtype=torch.float64).index_add_(0, group, wrong) / sizes
+    seen = torch.arange(1, len(y) + 1, dtype=torch.float64, device=wrong.device)
+    return (shares[group].cumsum(0) / seen).mean().item()
+
+
+def excess_area_under_risk_coverage(logits: Tensor, y: Tensor) -> float:
+    """E-AURC, in [0, 1]: AURC less that of the best order of the same answers, which has all errors last.
+
+    With r errors among n samples that one is (1/n) sum_{j=1..r} j / (n - r + j), of which Geifman et al. (2019)
+    take the limit for large n.
+    """
+    area = area_under_risk_coverage(logits, y)
+    wrong = len(y) - round(accuracy(logits, y) * len(y))
+    best = math.fsum(j / (len(y) - wrong + j) for j in range(1, wrong + 1)) / len(y)
+    return area - best
+
+
 def confusion(logits: Tensor, y: Tensor) -> list[list[int]]:
     """Counts `[C][C]`: row the label, column the prediction."""
     log_probs, y = _checked(logits, y)
@@ -126,6 +155,8 @@ def classification_report(logits: Tensor, y: Tensor) -> dict[str, Any]:
         "negative_log_likelihood": likelihood if math.isfinite(likelihood) else None,
         "brier": brier(logits, y),
         "expected_calibration_error": expected_calibration_error(logits, y),
+        "area_under_risk_coverage": area_under_risk_coverage(logits, y),
+        "excess_area_under_risk_coverage": excess_area_under_risk_coverage(logits, y),
         "reliability": reliability(logits, y),
         "per_class_accuracy": per_class_accuracy(logits, y),
         "confusion": confusion(logits, y),

@@ -108,7 +108,7 @@ def _finding(one: Mapping[str, Any], metric: str) -> str:
 def _figure(comparisons: Sequence[Mapping[str, Any]], metric: str) -> str | None:
     rows = [
         Difference(
-            f"{one['better']} over {one['worse']}",
+            pair_words(one, "over"),
             TONES.get(one["verdict"], "unclear"),
             one["differences"],
             one["mean"],
