@@ -318,7 +318,7 @@ def test_a_run_is_reloaded_and_says_each_experts_accuracy(tmp_path: Path) -> Non
     titles = [figure["title"] for figure in run.result["figures"]]
     assert titles == ["Accuracy by how common a class is", "Accuracy of each expert of mdcs"]
     page = (run.path / "report.html").read_text()
-    assert "many (" in page
+    assert "classes: many 2, medium 5, few 3." in page
     assert "expert 3" in page
 
 

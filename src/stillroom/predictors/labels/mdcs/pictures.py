@@ -28,14 +28,14 @@ def tail_figures(
     if not arms:
         return []
     shown = [name for name in groups if all(f"{name}_accuracy" in row for row in arms.values())]
-    labels = ["all", *(f"{name} ({len(groups[name])} classes)" for name in shown)]
+    sizes = ", ".join(f"{name} {len(groups[name])}" for name in shown)
     keys = ["balanced_accuracy", *(f"{name}_accuracy" for name in shown)]
     bars = [(name, [100 * row[key] for key in keys]) for name, row in arms.items()]
     found = [
         {
             "title": "Accuracy by how common a class is",
-            "caption": "Means over classes on the test split, by their number of training images.",
-            "svg": histogram_bars(labels, bars, "accuracy, %", "accuracy by how common a class is"),
+            "caption": f"Means over classes on the test split, by their number of training images; classes: {sizes}.",
+            "svg": histogram_bars(["all", *shown], bars, "accuracy, %", "accuracy by how common a class is"),
         }
     ]
     for name, row in arms.items():
