@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stillroom.data.augment import of_characters
 from stillroom.data.source import Source, borrowed_generators, standardise
 from stillroom.errors import UserError
 from stillroom.seeds import seed_of
@@ -24,7 +25,6 @@ View = Callable[[Tensor, Sequence[int]], Tensor]
 
 Kind = Literal["small", "small-flip", "auto", "rand"]
 SMALLEST = 4
-_CHARACTERS = ("digits", "mnist", "svhn")
 
 
 class Views:
@@ -206,11 +206,7 @@ def weak_and_strong(kind: Kind, shape: Sequence[int], data: str = "") -> tuple[V
             f"images of data '{data}' are {shape[1]} x {shape[2]} pixels, too small to be cropped: pass images of "
             f"{SMALLEST} x {SMALLEST} or more, or --task.image-size"
         )
-    if (
-        kind != "small"
-        and any(word in data.lower() for word in _CHARACTERS)
-        and "fashion" not in data.lower()
-    ):
+    if kind != "small" and of_characters(data):
         warnings.warn(
             f"--method.augmentation {kind} mirrors images, and a mirrored character of '{data}' has another meaning "
             "(2 and 5): 'small' does not mirror",
