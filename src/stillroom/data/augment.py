@@ -48,10 +48,14 @@ def augmentation(name: str | Augment, shape: tuple[int, int, int]) -> Augment | 
     return transforms.Compose(steps)
 
 
+def shows_characters(data: str) -> bool:
+    """Whether the data of this name show characters, whose mirror images mean something else."""
+    return any(word in data.lower() for word in _CHARACTERS) and "fashion" not in data.lower()
+
+
 def warn_if_mirrored(augment: str | Augment, data: str) -> None:
     """Warn where a preset mirrors or turns images of characters, as told by the data's name."""
-    characters = any(word in data.lower() for word in _CHARACTERS) and "fashion" not in data.lower()
-    if characters and augment in ("crop-flip", "trivial"):
+    if shows_characters(data) and augment in ("crop-flip", "trivial"):
         warnings.warn(
             f"augmentation '{augment}' mirrors images, and a mirrored or turned character of '{data}' has "
             "another meaning (2 and 5, 6 and 9): 'crop' keeps it",
