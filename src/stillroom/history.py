@@ -47,9 +47,9 @@ class History:
 
 
 def read_fit(folder: Path) -> list[dict[str, Any]]:
-    """The rows of the fit in `folder`; of a method of stages those of all its stages, one behind the other."""
+    """The rows of the fit in `folder`; where all was done in stages those of all of them, one behind the other."""
     rows = read_rows(folder / "metrics.jsonl")
-    for stage in sorted((folder / "stages").glob("*/metrics.jsonl")):
+    for stage in () if rows else sorted((folder / "stages").glob("*/metrics.jsonl")):
         before = rows[-1] if rows else {}
         rows += [
             row | {key: row[key] + before.get(key, 0) for key in ("step", "epoch") if key in row}

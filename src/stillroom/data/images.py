@@ -49,6 +49,8 @@ class ImageData:
     fingerprint: str
     """SHA-256 of samples, labels and normalisation, not of the augmentation. Of data that are not in memory:
     of rows, labels, file names, sizes, types, and 64 samples a split."""
+    rows: Tensor | None = None
+    """Of each training sample the row of the given training split that it is, int64 [n]."""
 
 
 def load_images(
@@ -111,7 +113,8 @@ def _load(
     mean, std = _normalisation(chosen, look, opened.name, sample)
     fingerprint = _fingerprint(parts, pixels, look, [classes, mean, std])
     a, b, c = _sources(parts, pixels, look, transform, mean, std)
-    return ImageData(a, b, c, classes, look.shape, mean, std, opened.name, splits, fingerprint)
+    rows = parts["train"].rows
+    return ImageData(a, b, c, classes, look.shape, mean, std, opened.name, splits, fingerprint, rows)
 
 
 def _check(normalise: str | None, **counts: int | None) -> None:
