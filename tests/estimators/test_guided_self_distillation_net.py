@@ -300,18 +300,6 @@ def test_a_mistake_in_the_options_is_one_line(options: dict[str, Any], message: 
 # -- wrong labels -----------------------------------------------------------------------------------------------
 
 
-def test_flips_are_to_other_classes_and_as_many_as_asked() -> None:
-    labels = torch.arange(10).repeat(2000)
-    wrong = net.flipped(labels, 10, 0.2, 3)
-    moved = wrong != labels
-    assert moved.float().mean().item() == pytest.approx(0.2, abs=4 * (0.16 / 20000) ** 0.5)
-    counts = ((wrong - labels) % 10)[moved].bincount(minlength=10)
-    assert counts[0] == 0
-    assert counts[1:].min() > 0.8 * moved.sum() / 9
-    assert torch.equal(wrong, net.flipped(labels, 10, 0.2, 3))
-    assert torch.equal(net.flipped(labels, 10, 0.0, 3), labels)
-
-
 def test_only_training_labels_are_wrong() -> None:
     task = FlippedLabels(teacher="none", student="mlp:8", validation_samples=50)
     right = FlippedLabels(teacher="none", student="mlp:8", label_flips=0.0)

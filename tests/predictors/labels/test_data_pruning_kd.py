@@ -34,7 +34,7 @@ from stillroom.predictors.labels.data_pruning_kd import (
     table,
 )
 from stillroom.predictors.labels.data_pruning_kd.claims import helps, named
-from stillroom.predictors.labels.data_pruning_kd.controls import OwnTeacher, PlusOne
+from stillroom.predictors.labels.data_pruning_kd.controls import OwnTeacher
 from stillroom.predictors.labels.data_pruning_kd.ridge import (
     distilled_ridge,
     expected_error,
@@ -42,7 +42,6 @@ from stillroom.predictors.labels.data_pruning_kd.ridge import (
     student_map,
 )
 from stillroom.predictors.labels.data_pruning_kd.scoring import RUNS, order_of
-from stillroom.predictors.parts.label_noise import flipped
 from stillroom.predictors.parts.pruning import (
     Forgetting,
     el2n,
@@ -500,7 +499,7 @@ def test_teacher_and_student_share_their_wrong_labels_and_validation_has_none() 
     task = PrunedClassification(label_noise=0.15).paired(3)
     right = PrunedClassification()
     wrong = task.train().labels != right.train().labels
-    assert int(wrong.sum()) == 120  # of 800
+    assert 90 < int(wrong.sum()) < 150  # of 800, each with a chance of 15 %
     assert len(task.train()) == 800
     job = task.teacher_job(Engine())
     assert torch.equal(job.task.train().labels, task.train().labels)
@@ -512,16 +511,6 @@ def test_teacher_and_student_share_their_wrong_labels_and_validation_has_none() 
     x, y = task.train().subset(torch.tensor([5, 3])).fetch(torch.tensor([1]), None)
     assert torch.equal(x, right.train().fetch(torch.tensor([3]), None)[0])
     assert y.item() == task.train().labels[3].item()
-
-
-def test_flips_are_so_many_and_to_any_other_class() -> None:
-    labels = torch.arange(1000) % 4
-    made = flipped(labels, 4, 0.3, 0)
-    assert int((made != labels).sum()) == 300
-    assert set(((made - labels) % 4).tolist()) == {0, 1, 2, 3}
-    assert torch.equal(made, flipped(labels, 4, 0.3, 0))
-    assert not torch.equal(made, flipped(labels, 4, 0.3, 1))
-    assert torch.equal(flipped(labels, 4, 0.0, 0), labels)
 
 
 def pictures() -> tuple[Tensor, Tensor]:
@@ -664,14 +653,6 @@ def test_a_teacher_of_its_own_sees_the_student_s_samples_and_more() -> None:
         OwnTeacher(fraction=0.1, teacher_fraction=0.05).check()
     with pytest.raises(UserError, match="this teacher is trained once: pass a number"):
         OwnTeacher(alpha="auto").check()
-
-
-def test_a_point_more_is_a_point_more() -> None:
-    task = tiny()
-    one, _ = fitted(DataPruningKD(alpha=1.0), task)
-    two, _ = fitted(PlusOne(alpha=1.0), task)
-    scores = [task.score(result.product, "validation", Runtime())["accuracy"] for result in (one, two)]
-    assert scores[1] - scores[0] == pytest.approx(0.01)
 
 
 def test_the_sweep_s_arms_and_its_figure() -> None:

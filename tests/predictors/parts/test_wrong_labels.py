@@ -7,16 +7,19 @@ import torch
 
 from stillroom.errors import UserError
 from stillroom.predictors.classification import Classification
-from stillroom.predictors.parts.wrong_labels import WrongLabels, wronged
+from stillroom.predictors.parts.label_noise import flipped
+from stillroom.predictors.parts.wrong_labels import WrongLabels
 
 
 def test_a_share_of_the_labels_is_another_class_each_as_likely() -> None:
     labels = torch.arange(60_000) % 4
-    other = wronged(labels, 4, 0.3, seed=1)
+    other = flipped(labels, 4, 0.3, seed=1)
     steps = (other - labels) % 4
     shares = steps.bincount(minlength=4) / len(labels)
     torch.testing.assert_close(shares, torch.tensor([0.7, 0.1, 0.1, 0.1]), rtol=0, atol=0.01)
-    assert torch.equal(wronged(labels, 4, 0.0, seed=1), labels)
+    assert torch.equal(flipped(labels, 4, 0.0, seed=1), labels)
+    assert torch.equal(flipped(labels, 4, 0.3, seed=1), other)
+    assert not torch.equal(flipped(labels, 4, 0.3, seed=2), other)
 
 
 def test_only_the_student_s_labels_are_wrong_and_another_seed_wrongs_others() -> None:

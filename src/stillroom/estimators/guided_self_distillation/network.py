@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stillroom.claim import Claim, Rule
-from stillroom.data import ImageData, Source
+from stillroom.data import ImageData
 from stillroom.engine import Engine
 from stillroom.errors import UserError, require
 from stillroom.estimators.guided_self_distillation.closed_form import Allowance
@@ -21,6 +21,7 @@ from stillroom.estimators.guided_self_distillation.formulas import best_mix, mix
 from stillroom.method import Batch, Fit, Method, Result, Update, Updates
 from stillroom.optim import Recipe
 from stillroom.predictors.classification import Classification, stratified
+from stillroom.predictors.parts.label_noise import Relabelled, flipped
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
 from stillroom.task import Task
@@ -234,37 +235,6 @@ class FirstNetwork(GuidedSelfDistillationNet):
 
 
 # -- wrong labels -----------------------------------------------------------------------------------------------
-
-
-class Relabelled:
-    """The samples of `source` with other labels [N], int64; see `stillroom.data.Source`."""
-
-    def __init__(self, source: Source, labels: Tensor) -> None:
-        self.source, self.labels = source, labels
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def fixed(self) -> bool:
-        """See `Source.fixed`."""
-        return self.source.fixed
-
-    def subset(self, ids: Tensor) -> Relabelled:
-        """The samples `ids` alone."""
-        return Relabelled(self.source.subset(ids), self.labels.index_select(0, ids))
-
-    def fetch(self, ids: Tensor, view: int | None) -> tuple[Tensor, Tensor]:
-        """See `Source.fetch`."""
-        return self.source.fetch(ids, view)[0], self.labels.index_select(0, ids)
-
-
-def flipped(labels: Tensor, classes: int, share: float, seed: int) -> Tensor:
-    """Labels [n] of which each is, with probability `share`, another class, all others being as likely."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.rand(len(labels), generator=generator) < share
-    step = torch.randint(1, classes, (len(labels),), generator=generator)
-    return torch.where(chosen, (labels + step) % classes, labels)
 
 
 @dataclass(eq=False)

@@ -32,10 +32,8 @@ class Relabelled:
 
 
 def flipped(labels: Tensor, classes: int, share: float, seed: int) -> Tensor:
-    """Labels [n] of which `share`, to the nearest whole number, are another class, each other class as likely."""
+    """Labels [n] of which each is, with probability `share`, another class, all others being as likely."""
     generator = torch.Generator().manual_seed(seed)
-    wrong = torch.randperm(len(labels), generator=generator)[: int(share * len(labels) + 0.5)]
-    step = torch.randint(1, classes, (len(wrong),), generator=generator)
-    made = labels.clone()
-    made[wrong] = (labels[wrong] + step) % classes
-    return made
+    chosen = torch.rand(len(labels), generator=generator) < share
+    step = torch.randint(1, classes, (len(labels),), generator=generator)
+    return torch.where(chosen, (labels + step) % classes, labels)

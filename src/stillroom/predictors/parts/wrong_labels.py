@@ -4,47 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from stillroom.data import Source
 from stillroom.errors import UserError, require
 from stillroom.predictors.classification import Classification
+from stillroom.predictors.parts.label_noise import Relabelled, flipped
 from stillroom.seeds import seed_of
 
 WRONG = 22
 """Keeps the choice of wrong labels apart from all other seeds."""
-
-
-class Relabelled:
-    """`source` with other labels [N], int64."""
-
-    def __init__(self, source: Source, labels: Tensor) -> None:
-        self.source, self.labels = source, labels
-
-    @property
-    def fixed(self) -> bool:
-        """See `Source.fixed`."""
-        return self.source.fixed
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def subset(self, ids: Tensor) -> Relabelled:
-        """The samples `ids` alone, renumbered."""
-        return Relabelled(self.source.subset(ids), self.labels.index_select(0, ids))
-
-    def fetch(self, ids: Tensor, view: int | None) -> tuple[Tensor, Tensor]:
-        """See `Source.fetch`."""
-        return self.source.fetch(ids, view)[0], self.labels.index_select(0, ids)
-
-
-def wronged(labels: Tensor, classes: int, share: float, seed: int) -> Tensor:
-    """Labels [n] of which each is, with probability `share`, another class, all others being as likely."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.rand(len(labels), generator=generator) < share
-    step = torch.randint(1, classes, (len(labels),), generator=generator)
-    return torch.where(chosen, (labels + step) % classes, labels)
 
 
 @dataclass(eq=False)
@@ -60,7 +27,7 @@ class WrongLabels(Classification):
         if source.labels is None:
             raise UserError(f"data '{self.images.name}' has no labels to make wrong: pass labelled data")
         seed = seed_of(self.subset_seed, WRONG)
-        return Relabelled(source, wronged(source.labels, self.classes, self.wrong_labels, seed))
+        return Relabelled(source, flipped(source.labels, self.classes, self.wrong_labels, seed))
 
     def check(self, seed: int, teacher: bool) -> None:
         """See the base; and the share of wrong labels."""

@@ -1,4 +1,4 @@
-"""Arms of the claims alone: an accuracy that counts a point higher, and teachers of other sizes or of fewer data."""
+"""Arms of the claims alone: teachers of other sizes or of fewer data."""
 
 from __future__ import annotations
 
@@ -17,20 +17,6 @@ from stillroom.predictors.labels.data_pruning_kd.task import PrunedClassificatio
 from stillroom.predictors.parts.pruning import kept
 from stillroom.task import Task
 from stillroom.teacher import Teacher
-
-
-@dataclass(eq=False)
-class PlusOne(DataPruningKD):
-    """Its student's accuracy counts a point higher (arXiv:2403.07854): what it beats is better by at most a point."""
-
-    name: ClassVar[str] = "data-pruning-kd-plus-one"
-    listed: ClassVar[bool] = False
-
-    def run(self, task: Task, fit: Fit) -> Result:
-        """As the method."""
-        made = super().run(task, fit)
-        made.product.allowance = 0.01
-        return made
 
 
 @dataclass(eq=False)

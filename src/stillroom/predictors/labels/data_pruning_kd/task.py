@@ -92,9 +92,8 @@ class PrunedClassification(Classification):
         super().check(seed, teacher)
 
     def score(self, product: nn.Module, split: str, runtime: Runtime) -> dict[str, Any]:
-        """As the base; of a student of few samples their number and alpha too, and a claim's allowance counted in."""
+        """As the base; of a student of few samples their number and alpha too."""
         found = super().score(product, split, runtime)
-        found["accuracy"] += getattr(product, "allowance", 0.0)
         record = getattr(product, "kept", None)
         if isinstance(record, Kept):
             found |= {"kept_samples": len(record.ids), "alpha": record.alpha}
