@@ -26,7 +26,7 @@ from stillroom.models import build
 from stillroom.optim import Recipe
 from stillroom.predictors.classification import Classification
 from stillroom.predictors.labels.ssld import SSLD, HeadStage, PooledClassification, Stage, agreement_loss
-from stillroom.predictors.labels.ssld.task import disturbed, shuffled
+from stillroom.predictors.labels.ssld.made import disturbed, shuffled
 from stillroom.predictors.parts.divergences import Divergence
 from stillroom.predictors.parts.layer_rates import (
     MOBILENET_V3_LARGE,

@@ -15,7 +15,7 @@ Deviations. From the published code: probabilities are not raised by 1e-12 befor
 loss where the teacher is surer than that. From the published documentation: copies of evaluation images are found by
 the correlation of downscaled pixels, not by SIFT, which finds cropped copies too; AutoAugment is TrivialAugment here
 (`--task.augment trivial`). Stages two and three keep the distillation loss, which the documentation does not say in
-words; their learning rate is a tenth of stage one's, for runs far shorter than the published ones (a hundredth).
+words; in stage three the teacher sees the larger images, too.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ class SSLD(Method):
     """Weight decay of all stages as a multiple of the engine's, >= 0: agreeing with a teacher is hard enough."""
     stage2_share: float = 0.1
     """Share of all updates, at the end of stage one, on the labelled images alone, in [0, 1); 0 leaves it out."""
-    stage2_rate: float = 0.1
+    stage2_rate: float = 0.01
     """Learning rate of stages two and three as a multiple of stage one's, in (0, 1) (published: 1/100 or less)."""
     stage2_labels: bool = False
     """Learn the labels, not the teacher's answers, in stages two and three."""
