@@ -59,15 +59,20 @@ class LabelledTask(TaughtTask):
 
     def seen(self) -> Source:
         """The training samples that the student sees."""
+        ids = self.seen_ids()
+        return self.labelled.train if ids is None else self.labelled.train.subset(ids)
+
+    def seen_ids(self) -> Tensor | None:
+        """Ids of the training samples that the student sees; None where it sees all."""
         source, wanted = self.labelled.train, self.wanted
         if wanted is None:
-            return source
+            return None
         there, labels = len(source), source.labels
         if labels is None or not self.classes <= wanted <= there:
             raise UserError(
                 f"--task.student-samples is {wanted}: pass {self.classes} (one a class) to {there} (all)"
             )
-        return source.subset(stratified(labels, wanted, seed_of(self.subset_seed, 7)))
+        return stratified(labels, wanted, seed_of(self.subset_seed, 7))
 
     def fingerprint(self) -> str:
         """The digest of samples and labels."""

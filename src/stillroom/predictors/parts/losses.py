@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,6 +27,27 @@ def forward_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
     log_student = (student / temperature).log_softmax(-1)
     log_teacher = (teacher / temperature).log_softmax(-1)
     return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def symmetric_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """1/2 sum_i (p_i - q_i) (log p_i - log q_i), p the teacher's softmax and q the student's, mean over the batch.
+
+    Half of KL(p || q) + KL(q || p), in nats, >= 0; no bound above, unlike the Jensen-Shannon divergence, by whose name
+    it goes in arXiv:2103.05959. Finite logits [n, C]. Probabilities are not clamped: their logarithms are never large
+    where they are multiplied by nothing.
+    """
+    log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
+    return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1).mean()
+
+
+def mixture_js(student: Tensor, teacher: Tensor) -> Tensor:
+    """1/2 KL(p || m) + 1/2 KL(q || m), m = (p + q) / 2: the Jensen-Shannon divergence, mean over the batch.
+
+    In nats, in [0, log 2]. p and q are the softmaxes of teacher and student; finite logits [n, C].
+    """
+    log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(-1).mean()
 
 
 def drop_target(logits: Tensor, labels: Tensor) -> Tensor:
