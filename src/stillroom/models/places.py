@@ -1,4 +1,4 @@
-"""Where a network's middle feature is."""
+"""Where the stages of a network are, and its middle feature."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from torch import nn
 
 from stillroom.errors import UserError
-from stillroom.models.wrapping import is_transformers
+from stillroom.models.cnn import CNN
+from stillroom.models.mlp import MLP
+from stillroom.models.resnet import ResNet
+from stillroom.models.wrapping import Around, is_transformers
 
 
 def middle(module: nn.Module) -> str:
@@ -28,6 +31,27 @@ def middle(module: nn.Module) -> str:
     raise UserError(f"the middle of {name} is not known: pass --method.middle PATH (candidates: {paths})")
 
 
+def stages(network: nn.Module) -> list[str]:
+    """Module paths of the stages of networks that Stillroom, timm or torchvision know; empty for others."""
+    if isinstance(network, Around):
+        return [f"network.{path}" for path in stages(network.network)]
+    if isinstance(network, CNN | MLP):
+        return [path for path, part in network.named_children() if isinstance(part, nn.ReLU)]
+    if isinstance(network, ResNet):
+        return list(network.stages)
+    if of_torchvision_resnets(network):
+        return [f"layer{number}" for number in (1, 2, 3, 4)]
+    entries = getattr(network, "feature_info", None)
+    if isinstance(entries, list) and entries and all("module" in entry for entry in entries):
+        return [entry["module"] for entry in entries]
+    return []
+
+
+def of_torchvision_resnets(network: nn.Module) -> bool:
+    """Whether it is one of torchvision's ResNets, or made like them."""
+    return any(base.__module__ == "torchvision.models.resnet" for base in type(network).__mro__)
+
+
 def _claims(module: nn.Module) -> Iterator[str]:
     own = getattr(module, "middle", None)
     if isinstance(own, str):
@@ -35,7 +59,7 @@ def _claims(module: nn.Module) -> Iterator[str]:
     entries = getattr(module, "feature_info", None)
     if isinstance(entries, list) and entries and all("module" in entry for entry in entries):
         yield _of_feature_info(entries)
-    if any(base.__module__ == "torchvision.models.resnet" for base in type(module).__mro__):
+    if of_torchvision_resnets(module):
         yield "layer3"
     if is_transformers(module):
         yield from _of_lists(module)

@@ -204,18 +204,23 @@ class Classification(LabelledTask):
 
     def export(self, product: nn.Module, folder: Path, about: Mapping[str, Any]) -> None:
         """Write weights, config and a model card to `folder`."""
+        named = describe(product) or (None if "student" in self.given else self.student)
+        config = self.student_config(about, architecture=named)
+        save_student(folder, product, config)
+        write_card(folder, config, about)
+
+    def student_config(self, about: Mapping[str, Any], **own: Any) -> dict[str, Any]:
+        """What a student's folder says of it; `own` is what makes the network again, and what else is its own."""
         images = self.images
-        config = {
-            "architecture": describe(product) or (None if "student" in self.given else self.student),
+        return {
             "network": self.student_name,
             "shape": list(images.shape),
             "classes": self.classes,
             "labels": images.classes,
             "normalisation": {"mean": list(images.mean), "std": list(images.std)},
             "made_by": {"method": about["method"], "data": images.name, "seed": about["seed"]},
+            **own,
         }
-        save_student(folder, product, config)
-        write_card(folder, config, about)
 
     @classmethod
     def load(cls, folder: Path, module: nn.Module | None = None) -> nn.Module:

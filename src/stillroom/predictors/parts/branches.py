@@ -19,11 +19,9 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from stillroom.errors import UserError
-from stillroom.models.cnn import CNN
-from stillroom.models.mlp import MLP
+from stillroom.models.places import stages
 from stillroom.models.probing import quietly
-from stillroom.models.resnet import ResNet
-from stillroom.models.wrapping import Around, describe
+from stillroom.models.wrapping import describe
 from stillroom.predictors.parts.classifier import last_layer
 from stillroom.predictors.parts.narrowing import Maker, maker
 from stillroom.seeds import seeded
@@ -238,22 +236,6 @@ def last_shared(network: nn.Module) -> str:
             f"share (children: {names})"
         )
     return found[max(0, len(found) - 3)]
-
-
-def stages(network: nn.Module) -> list[str]:
-    """Module paths of the stages of networks that Stillroom, timm or torchvision know; empty for others."""
-    if isinstance(network, Around):
-        return [f"network.{path}" for path in stages(network.network)]
-    if isinstance(network, CNN | MLP):
-        return [path for path, part in network.named_children() if isinstance(part, nn.ReLU)]
-    if isinstance(network, ResNet):
-        return list(network.stages)
-    if any(base.__module__ == "torchvision.models.resnet" for base in type(network).__mro__):
-        return [f"layer{number}" for number in (1, 2, 3, 4)]
-    entries = getattr(network, "feature_info", None)
-    if isinstance(entries, list) and entries and all("module" in entry for entry in entries):
-        return [entry["module"] for entry in entries]
-    return []
 
 
 def stem_of(network: nn.Module, after: str, example: Tensor) -> list[str]:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from stillroom.errors import UserError
-from stillroom.models.cnn import CNN
-from stillroom.models.mlp import MLP
+from stillroom.models.places import of_torchvision_resnets, stages
 from stillroom.models.probing import quietly
 from stillroom.models.resnet import ResNet
 from stillroom.models.wrapping import Around
@@ -49,15 +48,11 @@ def default_paths(network: nn.Module) -> list[str]:
         return paths(network, own, FLAG)
     if isinstance(network, Around):
         return [f"network.{path}" for path in default_paths(network.network)]
-    if isinstance(network, CNN | MLP):
-        return [path for path, part in network.named_children() if isinstance(part, nn.ReLU)]
-    if isinstance(network, ResNet):
-        return paths(network, [f"{stage}.*" for stage in network.stages], FLAG)
-    if any(base.__module__ == "torchvision.models.resnet" for base in type(network).__mro__):
-        return paths(network, "layer[1-4].*", FLAG)
-    entries = getattr(network, "feature_info", None)
-    if isinstance(entries, list) and entries and all("module" in entry for entry in entries):
-        return [entry["module"] for entry in entries]
+    found = stages(network)
+    if isinstance(network, ResNet) or of_torchvision_resnets(network):
+        return paths(network, [f"{stage}.*" for stage in found], FLAG)
+    if found:
+        return found
     names = ", ".join([path for path, _ in network.named_children()][:8]) or "none"
     raise UserError(
         f"the blocks of {type(network).__name__} are not known: pass {FLAG} with module paths (children: {names})"

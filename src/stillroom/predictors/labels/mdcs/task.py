@@ -163,18 +163,11 @@ class LongTailed(Classification):
         if not isinstance(product, Branched):
             super().export(product, folder, about)
             return
-        images, own = self.images, product.description
+        own = product.description
         experts = f" with {own['branches']} experts" if own["branches"] > 1 else ""
-        config = {
-            "architecture": None,
-            "branched": own,
-            "network": f"{self.student_name}{experts}",
-            "shape": list(images.shape),
-            "classes": self.classes,
-            "labels": images.classes,
-            "normalisation": {"mean": list(images.mean), "std": list(images.std)},
-            "made_by": {"method": about["method"], "data": images.name, "seed": about["seed"]},
-        }
+        config = self.student_config(
+            about, architecture=None, branched=own, network=f"{self.student_name}{experts}"
+        )
         save_student(folder, product, config)
         write_card(folder, config, about)
 

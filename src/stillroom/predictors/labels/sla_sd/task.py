@@ -169,20 +169,14 @@ class TransformedClassification(Classification):
         if not isinstance(product, JointNetwork):
             super().export(product, folder, about)
             return
-        images = self.images
-        named = describe(product.network) or (None if "student" in self.given else self.student)
-        config = {
-            "architecture": None,
-            "classifier": named,
-            "transformations": product.transformations,
-            "mode": product.mode,
-            "network": f"{self.student_name} with a joint head",
-            "shape": list(images.shape),
-            "classes": self.classes,
-            "labels": images.classes,
-            "normalisation": {"mean": list(images.mean), "std": list(images.std)},
-            "made_by": {"method": about["method"], "data": images.name, "seed": about["seed"]},
-        }
+        config = self.student_config(
+            about,
+            architecture=None,
+            classifier=describe(product.network) or (None if "student" in self.given else self.student),
+            transformations=product.transformations,
+            mode=product.mode,
+            network=f"{self.student_name} with a joint head",
+        )
         save_student(folder, product, config)
         joint_card(config, about).write(folder, about)
 
