@@ -44,7 +44,7 @@ def nan_at(i: int) -> torch.Tensor:
 def test_missing_folder(tmp_path) -> None:
     for path in (tmp_path / "x", str(tmp_path / "x"), "./nowhere", "a/b/c"):
         assert error(path) == (
-            f"data folder '{path}' does not exist: pass --task.data with a folder, a hub name or 'digits'"
+            f"data folder '{path}' does not exist: pass --task.data with a folder, a hub name, 'digits' or 'objects'"
         )
 
 
@@ -81,13 +81,13 @@ def test_unknown_hub_name(monkeypatch) -> None:
     monkeypatch.setattr(HfApi, "dataset_info", refuse)
     assert error("nobody/nothing") == (
         "data 'nobody/nothing' is not a folder here and the hub cannot be reached "
-        "(Name or service not known): pass --task.data with a folder or 'digits', or set HF_HUB_OFFLINE=1 "
+        "(Name or service not known): pass --task.data with a folder, 'digits' or 'objects', or set HF_HUB_OFFLINE=1 "
         "to use a copy in the cache"
     )
     monkeypatch.undo()
     assert error("no body") == (
         "data 'no body' is not a folder here and not on the hub: "
-        "pass --task.data with a folder, a hub name or 'digits'"
+        "pass --task.data with a folder, a hub name, 'digits' or 'objects'"
     )
 
     def offline(*_args, **_kwargs):
@@ -303,8 +303,8 @@ def test_normalisation() -> None:
 
 def test_things_that_are_no_data() -> None:
     assert error(7) == (
-        "data of type int cannot be read: pass 'digits', a folder, a hub name, a datasets.Dataset, "
-        "a DataLoader, a map-style data set or tensors (x, y)"
+        "data of type int cannot be read: pass 'digits' or 'objects', a folder, a hub name, a "
+        "datasets.Dataset, a DataLoader, a map-style data set or tensors (x, y)"
     )
     assert error([{"image": 1}] * 4) == (
         "sample 0 of data 'list' has no label among ['image']: pass --task.label-column NAME ('none' for "

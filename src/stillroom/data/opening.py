@@ -21,6 +21,9 @@ from stillroom.data.splits import SPLITS, known
 from stillroom.data.streams import Limits, read_stream
 from stillroom.errors import UserError
 
+BUILT_IN = ("digits", "objects")
+"""Names of data that need no file: scikit-learn's 8x8 digits, and pictures that are drawn here, 16x16 in colour."""
+
 _TABLES = (".parquet", ".arrow")
 _METADATA = ("metadata.csv", "metadata.jsonl")  # beside images: their labels and more, which `datasets` reads
 
@@ -108,15 +111,15 @@ def open_data(data: Any, how: Reading) -> Opened:
         items = map_items(data, how.image_size, how.memory_limit, f"data '{name}'")
         return Opened(name, {"train": items}, raw=not _holds_tensors(items))
     raise UserError(
-        f"data of type {name} cannot be read: pass 'digits', a folder, a hub name, a datasets.Dataset, "
-        "a DataLoader, a map-style data set or tensors (x, y)"
+        f"data of type {name} cannot be read: pass {' or '.join(map(repr, BUILT_IN))}, a folder, a hub name, a "
+        "datasets.Dataset, a DataLoader, a map-style data set or tensors (x, y)"
     )
 
 
 def _open_name(data: str | Path, how: Reading) -> Opened:
-    if data == "digits":
-        how.no_stream("data 'digits'")
-        return _digits()
+    if data in BUILT_IN:
+        how.no_stream(f"data '{data}'")
+        return _digits() if data == "digits" else _objects()
     path = Path(data).expanduser()
     if path.is_file():
         raise UserError(f"data '{data}' is a file: pass the folder that it is in")
@@ -124,7 +127,8 @@ def _open_name(data: str | Path, how: Reading) -> Opened:
         return _open_folder(path, how)
     if isinstance(data, Path) or data.startswith((".", "/", "~")) or data.count("/") > 1 or "\\" in data:
         raise UserError(
-            f"data folder '{data}' does not exist: pass --task.data with a folder, a hub name or 'digits'"
+            f"data folder '{data}' does not exist: pass --task.data with a folder, a hub name, "
+            f"{' or '.join(map(repr, BUILT_IN))}"
         )
     return _open_tables(tables.load_hub(data, streaming=how.streams), how, data, counted=True)
 
@@ -136,6 +140,17 @@ def _digits() -> Opened:
     x = torch.from_numpy(pixels).to(torch.float32).view(-1, 1, 8, 8) / 16
     items = Listed(x, np.asarray(labels), "data 'digits'")
     return Opened("digits", {"train": items}, [str(c) for c in range(10)], {"test": 900, "validation": 97})
+
+
+def _objects() -> Opened:
+    """4,000 pictures, always the same, in three splits."""
+    from stillroom.data.objects import KINDS, draw_objects
+
+    sizes = {"train": 2000, "validation": 500, "test": 1500}
+    x, y = draw_objects(sum(sizes.values()), seed=0)
+    parts = zip(sizes, x.split(list(sizes.values())), y.split(list(sizes.values())), strict=True)
+    named = {split: Listed(a, b.numpy(), f"split '{split}' of data 'objects'") for split, a, b in parts}
+    return Opened("objects", {**named}, list(KINDS))
 
 
 def _open_folder(path: Path, how: Reading) -> Opened:

@@ -211,7 +211,7 @@ def load_folder(path: Path, *, streaming: bool = False) -> Any:
         raise UserError(f"data folder '{path}' cannot be read ({why}): pass images or parquet") from error
 
 
-def load_hub(name: str, *, streaming: bool = False, built_in: str = "'digits'") -> Any:
+def load_hub(name: str, *, streaming: bool = False, built_in: str = "'digits' or 'objects'") -> Any:
     """A data set of the hub by name; asks once whether it is there, instead of waiting for retries.
 
     `streaming` downloads nothing yet, and gives an IterableDataset or a dictionary of these. `built_in` is what a
@@ -228,12 +228,12 @@ def load_hub(name: str, *, streaming: bool = False, built_in: str = "'digits'") 
         pass  # then it can be in the cache
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
-            f"{folder} not on the hub: pass --task.data with a folder, a hub name or {built_in}"
+            f"{folder} not on the hub: pass --task.data with a folder, a hub name, {built_in}"
         ) from error
     except Exception as error:  # of the http library, which changes between releases of huggingface_hub
         raise UserError(
             f"{folder} the hub cannot be reached ({reason(error)}): "
-            f"pass --task.data with a folder or {built_in}, or set HF_HUB_OFFLINE=1 to use a copy in the cache"
+            f"pass --task.data with a folder, {built_in}, or set HF_HUB_OFFLINE=1 to use a copy in the cache"
         ) from error
     try:
         return datasets.load_dataset(name, streaming=streaming)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,19 @@ from stillroom.errors import UserError
 from stillroom.models.libraries import timm_made, torchvision_made
 from stillroom.models.wrapping import Rescaled, told, within
 
+COMPOSED = {
+    "branched": "stillroom.predictors.parts.branches:of_description",
+    "joint": "stillroom.predictors.labels.sla_sd.network:of_description",
+}
+"""Networks that systems make of others, by kind: what builds one from (description, shape, classes)."""
+
 
 def from_description(description: Mapping[str, Any], shape: Sequence[int], classes: int) -> nn.Module:
     """The network with fresh weights, drawn from torch's global generator, for inputs [n, *shape].
 
     `library` is timm or torchvision (with `name` and `options`), transformers (with `kind`, its class, and `config`),
-    or stillroom: then `kind` is 'rescaled' (`scale`, `shift`, `network`) or 'cut' (`kept`: the blocks left of each
-    container, by its module path, and `network`). Raises UserError for anything else.
+    or stillroom: then `kind` is 'rescaled' (`scale`, `shift`, `network`), 'cut' (`kept`: the blocks left of each
+    container, by its module path, and `network`), or one of `COMPOSED`. Raises UserError for anything else.
     """
     library, kind = description.get("library"), description.get("kind")
     if library in ("timm", "torchvision"):
@@ -28,6 +35,8 @@ def from_description(description: Mapping[str, Any], shape: Sequence[int], class
         return rebuilt(description)
     if library == "stillroom" and kind in ("rescaled", "cut"):
         return _around(description, shape, classes)
+    if library == "stillroom" and kind in COMPOSED:
+        return _composed(description, shape, classes)
     raise UserError(f"an architecture of library {library!r}, kind {kind!r}, is not known: export it again")
 
 
@@ -59,3 +68,8 @@ def _around(description: Mapping[str, Any], shape: Sequence[int], classes: int) 
         raise UserError(
             f"an architecture of kind '{description['kind']}' is not whole ({error!r}): export it again"
         ) from None
+
+
+def _composed(description: Mapping[str, Any], shape: Sequence[int], classes: int) -> nn.Module:
+    home, _, name = COMPOSED[description["kind"]].partition(":")
+    return getattr(importlib.import_module(home), name)(description, shape, classes)

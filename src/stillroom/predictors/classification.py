@@ -39,7 +39,7 @@ class Classification(LabelledTask):
     teacher_ignores: ClassVar[dict[str, Any]] = TEACHER_IGNORES
 
     data: str = "digits"
-    """`digits`, a local folder (parquet, or images in a folder a class), or the name of a set on the hub."""
+    """`digits`, `objects`, a local folder (parquet, or images in a folder a class), or the name of a set on the hub."""
     teacher: str = "mlp:256"
     """mlp:, cnn: or resnet:WIDTHS, timm:, torchvision: or transformers:NAME, a model's folder ./DIR, or none."""
     student: str = "mlp:12"

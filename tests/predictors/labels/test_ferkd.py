@@ -52,9 +52,11 @@ from stillroom.predictors.parts.crops import (
     replay,
 )
 from stillroom.predictors.parts.losses import soft_cross_entropy
+from stillroom.predictors.text_classification import TextClassification
 from stillroom.runtime import Runtime
 from stillroom.teacher import Teacher
 from stillroom.teaching import teach
+from stillroom.workflow import Job, execute
 from toys import apart, same, weights_of
 
 REFERENCE = json.loads((Path(__file__).parent / "reference_ferkd.json").read_text())
@@ -962,6 +964,23 @@ def test_what_would_change_the_images_after_labelling_is_refused(name: str, valu
         FerKD().bind(CropClassification().quick().but(**{name: value}), 0)
 
 
-def test_a_task_without_crops_is_refused() -> None:
-    with pytest.raises(UserError, match="pass a CropClassification"):
-        FerKD().bind(Classification().quick(), 0)
+def test_a_task_without_images_is_refused() -> None:
+    with pytest.raises(UserError, match="cuts crops out of images, and a TextClassification has none"):
+        FerKD().bind(TextClassification().quick(), 0)
+
+
+def test_any_task_of_images_will_do(tmp_path: Path) -> None:
+    """Crops are cut at the images' own size; teacher, student and splits are the task's."""
+    task = Classification(
+        data="objects", student="cnn:4-8", teacher="cnn:8-16", student_samples=60, teacher_epochs=1
+    )
+    run, product = execute(Job(FerKD().quick(), task, Engine(epochs=1, batch_size=16), 0), tmp_path / "run")
+    x = task.images.test.fetch(torch.arange(8), None)[0]
+    with torch.no_grad():
+        assert torch.equal(run.student()(x), product.eval()(x))
+    crops, source = FerKD().whole(task)
+    assert crops.cropping.size == (16, 16)
+    assert len(source) == 60
+    assert torch.equal(source.labels, task.train().labels)
+    digits = FerKD().whole(Classification())[1]
+    assert torch.equal(digits.labels, Classification().train().labels)

@@ -32,6 +32,7 @@ from stillroom.predictors.labels.mdcs import (
     prediction_variance,
 )
 from stillroom.predictors.parts.branches import Branched, Cosine
+from stillroom.predictors.text_classification import TextClassification
 from stillroom.runtime import Runtime
 from stillroom.workflow import Job, execute
 from toys import batch_of, updates_of
@@ -446,13 +447,32 @@ def test_other_data_and_tasks_that_do_not_fit() -> None:
     whole = {"train": (x, y * 2), "validation": (x, y), "test": (x, y * 2)}
     with pytest.raises(UserError, match="class '1' of data '.*' has no training image"):
         Job(MDCS(), LongTailed(student="cnn:4-4").using(data=whole), SHORT, 0).check()
-    with pytest.raises(UserError, match="needs class counts: pass task=LongTailed"):
-        Job(MDCS(), Classification(teacher="none"), SHORT, 0).check()
+    with pytest.raises(UserError, match="branches classifiers of images, not a TextClassification: pass"):
+        MDCS().bind(TextClassification(), 0)
+    own = Classification(teacher="none").using(student=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    with pytest.raises(UserError, match="cannot keep branches of a network of your own for a Classification"):
+        LogitAdjustment().bind(own, 0)
     with pytest.raises(UserError, match="has no labels"):
         Job(MDCS(), LongTailed(student="cnn:4-4").using(data=x), SHORT, 0).check()
     tiny = LongTailed(student="cnn:4-4").using(data=(x[..., :3, :3], y))
     with pytest.raises(UserError, match="3 x 3 pixels, too small to be cropped"):
         Job(MDCS(), tiny, SHORT, 0).check()
+
+
+def test_a_plain_task_has_its_own_counts_and_keeps_the_branches(tmp_path: Path) -> None:
+    """And the product is an architecture like others: a teacher of the next student."""
+    task = Classification(teacher="none", student="cnn:4-8-8", train_samples=120, student_samples=100)
+    run, product = execute(Job(MDCS(), task, SHORT, 0), tmp_path / "run")
+    x = task.images.test.fetch(torch.arange(8), None)[0]
+    with torch.no_grad():
+        assert torch.equal(run.student()(x), product.eval()(x))
+    taught = task.but(teacher="mlp:4", teacher_weights=str(run.path / "student"))
+    with torch.no_grad():
+        assert torch.equal(taught.make_teacher().module(x), product(x))
+    method = MDCS()
+    method.bind(task, 0)
+    counts = task.train().labels.bincount(minlength=10)
+    torch.testing.assert_close(method.adjustment[1], counts.double().log().float())
 
 
 def test_mirrored_characters_are_warned_of() -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import stillroom
 from stillroom.cli import main
+from stillroom.data.objects import KINDS, draw_objects
 from stillroom.engine import Engine
 from stillroom.errors import UserError
 from stillroom.fitter import Fitter
@@ -37,7 +38,6 @@ from stillroom.predictors.labels.sla_sd import (
     sla_sd_loss,
 )
 from stillroom.predictors.labels.sla_sd.claims import cifar_claim, objects_claim
-from stillroom.predictors.parts.objects import KINDS, draw_objects
 from stillroom.predictors.parts.transformations import SETS, Transformation, check_fit, transformed
 from toys import batch_of, same, updates_of, weights_of
 

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from stillroom.errors import UserError
+from stillroom.models.names import build
 from stillroom.models.places import stages
 from stillroom.models.probing import quietly
-from stillroom.models.wrapping import describe
+from stillroom.models.wrapping import describe, told, within
 from stillroom.predictors.parts.classifier import last_layer
 from stillroom.predictors.parts.narrowing import Maker, maker
 from stillroom.seeds import seeded
@@ -115,6 +116,8 @@ class Branched(nn.Module):
                 owner, _, key = name.rpartition(".")
                 other.get_submodule(owner).register_parameter(key, first.get_parameter(name))
         self.branches = nn.ModuleList(networks)
+        if self.network is not None:
+            told(self, {"library": "stillroom", "kind": "branched", **self.description})
 
     @property
     def description(self) -> dict[str, Any]:
@@ -221,6 +224,12 @@ def rebuilt(description: Mapping[str, Any], make: Maker) -> Branched:
         raise UserError(
             f"the branches are not described in full ({error!r}): export the network again"
         ) from None
+
+
+def of_description(description: Mapping[str, Any], shape: Sequence[int], classes: int) -> Branched:
+    """The branches that `description` tells, of networks that are described themselves."""
+    inner = within(description)
+    return rebuilt(description, lambda seed: build(inner, shape=shape, classes=classes, seed=seed))
 
 
 # -- where it is cut ----------------------------------------------------------------------------------------------

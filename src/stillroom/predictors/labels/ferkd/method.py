@@ -18,6 +18,7 @@ from stillroom.errors import UserError, require
 from stillroom.method import Batch, Fit, Gather, Method, Result, Update, Updates
 from stillroom.optim import Recipe
 from stillroom.plan import view_of
+from stillroom.predictors.classification import Classification
 from stillroom.predictors.labels.ferkd import pictures
 from stillroom.predictors.labels.ferkd.adapting import Adapted, facts_of
 from stillroom.predictors.labels.ferkd.mixing import cut_box, pasted, within_images
@@ -160,9 +161,9 @@ class FerKD(Method):
 
     def whole(self, task: Task) -> tuple[CropClassification, FreshCrops]:
         """The task, and its training images; UserError where there is no table to be made of them."""
-        if not isinstance(task, CropClassification):
+        if not isinstance(task, Classification):
             raise UserError(
-                f"method 'ferkd' cuts crops, and task {type(task).__name__} has none: pass a CropClassification"
+                f"method 'ferkd' cuts crops out of images, and a {type(task).__name__} has none: pass images"
             )
         for name in ("augment", "mixup", "cutmix"):
             if getattr(task, name) not in ("none", 0):
@@ -170,9 +171,10 @@ class FerKD(Method):
                     f"--task.{name} is {getattr(task, name)} and the table is of crops as they are: drop it, and see "
                     "--method.mix"
                 )
-        source = task.seen()
+        crops = task if isinstance(task, CropClassification) else CropClassification.of(task)
+        source = crops.seen()
         assert isinstance(source, FreshCrops)
-        return task, source
+        return crops, source
 
     def _table(self, task: Task) -> Table:
         crops, source = self.whole(task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -82,6 +82,16 @@ class CropClassification(Classification):
     """Scenes only: share of the object that crops of usual training show at least, in [0, 1]."""
     teacher_visible: float = 0.6
     """The same in the teacher's training."""
+
+    @classmethod
+    def of(cls, task: Classification) -> CropClassification:
+        """Crops of the images of another task, at their size, its networks and its teacher."""
+        options = {field.name: getattr(task, field.name) for field in fields(Classification)}
+        made = cls(**options | {"student_samples": task.wanted, "scenes": False})
+        made.given = {name: one for name, one in task.given.items() if name in options}
+        if "_taught" in task.__dict__:
+            made.teach(task.make_teacher().module)
+        return made
 
     # -- data -------------------------------------------------------------------------------------------------------
 

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from stillroom.engine import Engine
 from stillroom.errors import UserError, require
 from stillroom.method import Batch, Clock, Fit, Mean, Method, Result, Update, Updates
+from stillroom.models.wrapping import describe
 from stillroom.optim import Recipe
+from stillroom.predictors.classification import Classification
 from stillroom.predictors.labels.mdcs.losses import adjustment, confident, consistency_loss, diversity_loss
 from stillroom.predictors.labels.mdcs.repeated import Members
-from stillroom.predictors.labels.mdcs.task import LongTailed
+from stillroom.predictors.labels.mdcs.task import LongTailed, class_counts
 from stillroom.predictors.parts.branches import Branched, branch
 from stillroom.predictors.parts.views import Kind, Views, weak_and_strong
 from stillroom.seeds import seed_of
@@ -74,9 +76,9 @@ class MDCS(Method):
 
     def bind(self, task: Task, seed: int) -> None:
         """Branch the student, and learn the class counts."""
-        if not isinstance(task, LongTailed):
+        if not isinstance(task, Classification):
             raise UserError(
-                f"{self.name} needs class counts: pass task=LongTailed(...), not {type(task).__name__}"
+                f"{self.name} branches classifiers of images, not a {type(task).__name__}: pass task=LongTailed(...)"
             )
         if task.mixup or task.cutmix:
             raise UserError(
@@ -86,9 +88,14 @@ class MDCS(Method):
         weak_and_strong(self.augmentation, task.images.shape)
         seeds = [seed_of(seed, EXPERT, number) for number in range(len(self.exponents))]
         self.student: nn.Module = self._branched(task, seed, seeds)
-        self.adjustment = adjustment(task.counts, self.exponents)
+        if not isinstance(task, LongTailed) and describe(self.student) is None:
+            raise UserError(
+                f"{self.name} cannot keep branches of a network of your own for a {type(task).__name__}: pass "
+                "task=LongTailed(...)"
+            )
+        self.adjustment = adjustment(class_counts(task), self.exponents)
 
-    def _branched(self, task: LongTailed, seed: int, seeds: list[int]) -> Branched:
+    def _branched(self, task: Classification, seed: int, seeds: list[int]) -> Branched:
         return branch(
             task.make_student(seed),
             seeds,
@@ -101,7 +108,7 @@ class MDCS(Method):
 
     def source(self, task: Task) -> Views:
         """Each training image as a weak and a strong view."""
-        assert isinstance(task, LongTailed)
+        assert isinstance(task, Classification)
         images = task.images
         views = weak_and_strong(self.augmentation, images.shape, images.name)
         return Views(task.train(), views, images.mean, images.std)

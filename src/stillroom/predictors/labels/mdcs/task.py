@@ -15,6 +15,7 @@ from stillroom.data import Source
 from stillroom.errors import UserError, require
 from stillroom.exporting.forms import Portable
 from stillroom.models import build, load_student, read_config, save_student
+from stillroom.models.wrapping import describe
 from stillroom.predictors.classification import Classification
 from stillroom.predictors.labels.mdcs.losses import expert_divergence, prediction_variance
 from stillroom.predictors.labels.mdcs.pictures import tail_figures
@@ -26,6 +27,20 @@ from stillroom.runtime import Runtime
 
 DIGITS_TAIL: dict[str, Any] = {"imbalance": 25.0, "largest": 75, "many_above": 30, "few_below": 8}
 """The built-in digits have 78 to 81 images a class."""
+
+
+def class_counts(task: Classification) -> Tensor:
+    """The student's training images of each class, int64 [C]; UserError where a class has none."""
+    source, images = task.seen(), task.images
+    if source.labels is None:
+        raise UserError(f"data '{images.name}' has no labels: pass labelled data")
+    counts = source.labels.bincount(minlength=task.classes)
+    if int(counts.min()) == 0:
+        name = images.classes[int(counts.argmin())]
+        raise UserError(
+            f"class '{name}' of data '{images.name}' has no training image: add some, or remove the class"
+        )
+    return counts
 
 
 @dataclass(eq=False)
@@ -80,17 +95,8 @@ class LongTailed(Classification):
 
     @property
     def counts(self) -> Tensor:
-        """Training images of each class, int64 [C]; UserError where a class has none."""
-        source = self.seen()
-        if source.labels is None:
-            raise UserError(f"data '{self.images.name}' has no labels: pass labelled data")
-        counts = source.labels.bincount(minlength=self.classes)
-        if int(counts.min()) == 0:
-            name = self.images.classes[int(counts.argmin())]
-            raise UserError(
-                f"class '{name}' of data '{self.images.name}' has no training image: add some, or remove the class"
-            )
-        return counts
+        """See `class_counts`."""
+        return class_counts(self)
 
     @property
     def groups(self) -> dict[str, list[int]]:
@@ -166,7 +172,7 @@ class LongTailed(Classification):
         own = product.description
         experts = f" with {own['branches']} experts" if own["branches"] > 1 else ""
         config = self.student_config(
-            about, architecture=None, branched=own, network=f"{self.student_name}{experts}"
+            about, architecture=describe(product), branched=own, network=f"{self.student_name}{experts}"
         )
         save_student(folder, product, config)
         write_card(folder, config, about)

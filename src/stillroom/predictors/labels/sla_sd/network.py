@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import Literal, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from stillroom.errors import UserError
+from stillroom.models.names import build
+from stillroom.models.wrapping import describe, told, within
 from stillroom.predictors.parts.classifier import last_layer
 from stillroom.predictors.parts.transformations import SETS, transformed
 
@@ -51,6 +54,13 @@ class JointNetwork(nn.Module):
         self.transformations, self.mode = transformations, mode
         self.network = network
         self.joint = nn.Linear(layer.in_features, layer.out_features * self.copies)
+        self._tell()
+
+    def _tell(self) -> None:
+        inner = describe(self.network)
+        if inner is not None:
+            own = {"transformations": self.transformations, "mode": self.mode, "network": inner}
+            told(self, {"library": "stillroom", "kind": "joint", **own})
 
     @property
     def copies(self) -> int:
@@ -84,6 +94,7 @@ class JointNetwork(nn.Module):
     def _with(self, mode: Mode) -> Self:
         made = copy.copy(self)
         made.mode = mode
+        made._tell()
         return made
 
     def modes(self) -> Iterator[tuple[Mode, str, int, nn.Module]]:
@@ -94,3 +105,14 @@ class JointNetwork(nn.Module):
             ("ag", "vote", self.copies),
         ):
             yield mode, name, passes, self.asked(mode)
+
+
+def of_description(description: Mapping[str, Any], shape: Sequence[int], classes: int) -> JointNetwork:
+    """The network that `description` tells, of one that is described itself; UserError where it does not say all."""
+    named, mode = description.get("transformations"), description.get("mode")
+    if named not in SETS or mode not in ("ag", "si"):
+        raise UserError(
+            f"a joint head of {named!r} transformations and mode {mode!r} is not known: export it again"
+        )
+    inner = build(within(description), shape=shape, classes=classes, seed=0)
+    return JointNetwork(inner, torch.zeros(1, *shape), named, mode)

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from stillroom import metrics
-from stillroom.data import ImageData, load_images
 from stillroom.errors import UserError
 from stillroom.exporting.card import Card
 from stillroom.exporting.forms import Portable
@@ -26,27 +25,14 @@ from stillroom.models.wrapping import describe
 from stillroom.predictors.classification import Classification
 from stillroom.predictors.labels.sla_sd.network import JointNetwork
 from stillroom.predictors.parts.card import card as plain_card
-from stillroom.predictors.parts.objects import KINDS, draw_objects
 from stillroom.predictors.parts.transformations import SETS, transformed
 from stillroom.reports.formats import engineering, percent
 from stillroom.reports.generation_figures import lines, sample_grid
 from stillroom.runtime import Runtime
 
-OBJECTS = {"train": 2_000, "validation": 500, "test": 1_500}
 OBJECTS_SEEN = 600
 SHOWN = 6
 """Transformations of which the page shows copies."""
-
-
-def load_objects(name: str, **options: Any) -> ImageData:
-    """The generated pictures, 16 x 16, in three splits; `options` are those of `load_images`."""
-    x, y = draw_objects(sum(OBJECTS.values()), seed=0)
-    sizes = list(OBJECTS.values())
-    parts = dict(zip(OBJECTS, zip(x.split(sizes), y.split(sizes), strict=True), strict=True))
-    normalise = options.pop("normalise") or "data"
-    made = load_images(parts, normalise=normalise, **options)
-    splits = made.splits | {"pictures": "generated from seed 0"}
-    return replace(made, name=name, classes=list(KINDS), splits=splits)
 
 
 @dataclass(eq=False)
@@ -54,8 +40,8 @@ class TransformedClassification(Classification):
     """Classify images whose class outlives a transformation: generated pictures unless told otherwise."""
 
     data: str = "objects"
-    """`objects` (generated 16x16 pictures), a local folder (parquet, or images in a folder a class), `digits`, or a
-    name on the hub."""
+    """`objects` (16x16 pictures that are drawn here), `digits`, a local folder (parquet, or images in a folder a
+    class), or the name of a set on the hub."""
     teacher: str = "none"
     """Has no part in this; `none`."""
     student: str = "resnet:8-16-32"
@@ -73,21 +59,6 @@ class TransformedClassification(Classification):
     @property
     def _built_in(self) -> bool:
         return self.data == "objects" and "data" not in self.given
-
-    @property
-    def images(self) -> ImageData:
-        """The data with their splits, loaded once."""
-        if not self._built_in:
-            return super().images
-        return self.loaded(
-            load_objects,
-            "objects",
-            image_size=self.image_size,
-            normalise=None if self.normalise == "auto" else self.normalise,
-            augment=self.augment,
-            split_seed=self.split_seed,
-            train_samples=self.train_samples,
-        )
 
     @property
     def wanted(self) -> int | None:
@@ -171,7 +142,7 @@ class TransformedClassification(Classification):
             return
         config = self.student_config(
             about,
-            architecture=None,
+            architecture=describe(product),
             classifier=describe(product.network) or (None if "student" in self.given else self.student),
             transformations=product.transformations,
             mode=product.mode,
