@@ -8,25 +8,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stillroom.task import Task
 
-SHARES = {"accuracy", "expected_calibration_error"}
-"""Metrics that are shares in [0, 1], said in percent."""
+SHARES = ("expected_calibration_error", "top_1", "top_5", "agreement")
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share in [0, 1], said in percent: accuracies of any kind, and `SHARES`."""
+    return metric in SHARES or metric.endswith("accuracy")
 
 
 def amount(metric: str, value: float) -> str:
     """A value of a metric: `93.1 %` or `0.0182`."""
-    return f"{100 * value:.1f} %" if metric in SHARES else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4g}"
 
 
 def change(metric: str, value: float) -> str:
     """A difference of a metric: `+2.6 points` or `-0.0021`."""
     points = round(100 * value, 1) + 0.0  # adding 0 turns -0.0 into 0.0
-    return f"{points:+.1f} points" if metric in SHARES else f"{value:+.4g}"
+    return f"{points:+.1f} points" if is_share(metric) else f"{value:+.4g}"
 
 
 def span(metric: str, interval: tuple[float, float]) -> str:
     """An interval of differences: `+1.1 to +4.0 points`."""
     low, high = interval
-    if metric in SHARES:
+    if is_share(metric):
         return f"{100 * low:+.1f} to {100 * high:+.1f} points"
     return f"{low:+.3g} to {high:+.3g}"
 
@@ -49,7 +53,7 @@ def verdict_words(
 ) -> dict[str, Any]:
     """Whether the method `own` did better than the plain arm `other` in one run, with the interval over samples."""
     metric = task.metric
-    here = f"{metric} {amount(metric, scores[own])}"
+    here = f"{metric.replace('_', ' ')} {amount(metric, scores[own])}"
     if other is None:
         text = f"{own}: {here} on the test split. There is no other arm in this run to compare it with."
         return {"kind": "not compared", "text": text, "difference": None, "interval": None}

@@ -11,7 +11,7 @@ from stillroom.reports import formats
 from stillroom.reports.figures import Difference, Tone, paired_differences
 from stillroom.reports.formats import DASH, SPACE, amount, duration, span
 from stillroom.reports.page import render
-from stillroom.words import pair_words
+from stillroom.words import is_share, pair_words
 
 HEADLINES = {"holds": "The claim holds.", "inconclusive": "Inconclusive.", "refuted": "Refuted."}
 TONES: dict[str, Tone] = {"holds": "better", "refuted": "worse"}
@@ -62,7 +62,7 @@ def _claim(claim: Mapping[str, Any]) -> dict[str, Any]:
         "findings": [_finding(one, metric) for one in comparisons if one["headline"]],
         "metric": f"{formats.spoken(metric)}{'' if claim['higher_is_better'] else ', lower is better'}",
         "seeds": len(claim["seeds"]),
-        "advantage": "advantage, points" if formats.is_share(metric) else "advantage",
+        "advantage": "advantage, points" if is_share(metric) else "advantage",
         "arms": [_arm(name, arm, metric) for name, arm in claim["arms"].items()],
         "comparisons": [_comparison(one, metric) for one in comparisons],
         "figure": _figure(comparisons, metric),

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 from stillroom.reports.class_figures import WIDTH, class_spread, confusion_change, per_class_bars
 from stillroom.reports.drawing import INK, MUTED, PAPER, draw
-from stillroom.reports.formats import amount, is_share, known, spoken
+from stillroom.reports.formats import amount, known, spoken
 from stillroom.reports.palette import SENTINELS
 from stillroom.reports.series import Series, clip, line, marker, scaled
+from stillroom.words import is_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

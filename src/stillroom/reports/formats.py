@@ -7,16 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from stillroom.words import SHARES
+from stillroom.words import is_share
 
 DASH, SPACE, MINUS = "–", "\u00a0", "\u2212"
 
 PREFIXES = {-4: "p", -3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share of samples, in [0, 1], and so read in percent."""
-    return metric in SHARES | {"top_1", "top_5", "agreement"} or metric.endswith("_accuracy")
 
 
 def known(value: Any) -> TypeGuard[float]:

@@ -34,6 +34,8 @@ MEASURES = {
     "expected_calibration_error": "calibration error",
     "negative_log_likelihood": "negative log-likelihood",
     "brier": "Brier score",
+    "area_under_risk_coverage": "risk-coverage area",
+    "excess_area_under_risk_coverage": "excess of that area",
 }
 COSTS = {
     "parameters": ("parameters", ""),
