@@ -341,5 +341,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     sys.path.insert(0, str(Path(__file__).parent))
     globals()[sys.argv[1]](sys.argv[3:], Path(sys.argv[2]))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    from stillroom.cli import end
+
+    end(0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
+from stillroom.cli import program
 
-from stillroom.cli import main
-
-sys.exit(main())
+program()

@@ -6,6 +6,8 @@ file imports no torch: `--help`, `list` and an unknown name answer at once.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import difflib
 import importlib
 import io
@@ -16,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from stillroom.errors import Interrupted, NonFinite, UserError
 from stillroom.parsing import leading, parse
@@ -52,9 +54,35 @@ class ListOptions:
     """Print JSON."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def program() -> None:
+    """Run the command of this process, and end it."""
+    status = main(sys.argv[1:])
+    if "WORLD_SIZE" in os.environ:
+        end(status)
+    sys.exit(status)
+
+
+def end(status: int) -> NoReturn:
+    """End one of several processes at once, when all that it has to leave is left.
+
+    While Python takes itself apart a thread of gloo may let go of a tensor, and torch then aborts a process that has
+    done all its work (pytorch/pytorch, pull request 179291).
+    """
+    atexit._run_exitfuncs()
+    if "torch" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+    with contextlib.suppress(OSError):  # nobody listens any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    args = list(argv)
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter of a name is no reason to fail
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -193,4 +221,4 @@ def _print_cards(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()
