@@ -106,10 +106,19 @@ def settings(arm: str, method: Method, engine: Engine, wanted: Sequence[Choice])
 
 
 def _with(options: Any, changes: Mapping[str, Any]) -> Any:
-    try:
-        return from_plain(type(options), to_plain(options) | changes) if changes else options
-    except UserError as error:
-        raise UserError(f"--tune cannot set {dict(changes)} ({error}): correct it") from None
+    known = [field.name for field in fields(options)]
+    odd = [name for name in changes if name not in known]
+    if odd:
+        raise UserError(
+            f"--tune cannot set {odd[0]}, which {type(options).__name__} does not have: pass one of {', '.join(known)}"
+        )
+    for name, value in changes.items():
+        try:
+            options = from_plain(type(options), to_plain(options) | {name: value})
+        except UserError:
+            usual = getattr(options, name)
+            raise UserError(f"--tune cannot set {name} to {value!r}: pass values such as {usual!r}") from None
+    return options
 
 
 def tune(
