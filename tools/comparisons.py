@@ -25,17 +25,19 @@ def wanted(evidence: Path) -> dict[Path, str]:
 
 
 def page(name: str, entry: Mapping[str, Any]) -> str:
-    """One comparison: every arm against the first and the second, how each was tuned, and how it was measured."""
+    """One comparison: every arm against the first and the second, what it takes, how it was tuned and measured."""
     arms = list(entry["arms"])
     against = arms[:2]
     lines = [NOTE, "", f"# {prose(name.replace('-', ' '))}", "", _opening(entry), ""]
+    score = f"{prose(entry['metric'])}, mean ± std"
     head = [
         "arm",
         "setting",
-        f"{prose(entry['metric'])}, mean ± std",
+        score,
         *(f"against {prose(a)}" for a in against),
+        f"time ÷ {prose(against[-1])}",
     ]
-    lines += table(head, [_row(entry, arm, against) for arm in arms], right="2")
+    lines += table(head, [_row(entry, arm, against) for arm in arms], right="25")
     if "tuning" in entry:
         lines += ["## What was tried", "", *_tried(entry)]
     return text([*lines, "## How it was measured", "", *_settings(entry)])
@@ -55,7 +57,14 @@ def _row(entry: Mapping[str, Any], arm: str, against: list[str]) -> list[str]:
     found, metric = entry["arms"][arm], entry["metric"]
     chosen = entry.get("tuning", {}).get("arms", {}).get(arm, {}).get("chosen", "as it comes")
     score = f"{amount(metric, found['mean'])} ± {amount(metric, found['std'])}"
-    return [coded([arm]), prose(chosen), score, *(_difference(entry, arm, other) for other in against)]
+    time = found["seconds"] / max(entry["arms"][against[-1]]["seconds"], 1e-9)
+    return [
+        coded([arm]),
+        prose(chosen),
+        score,
+        *(_difference(entry, arm, other) for other in against),
+        f"{time:.2f}",
+    ]
 
 
 def _difference(entry: Mapping[str, Any], arm: str, other: str) -> str:
