@@ -394,7 +394,7 @@ def test_a_user_s_own_network_and_tensors_leave_a_page_with_calibration_and_labe
     assert {"area_under_risk_coverage", "excess_area_under_risk_coverage", "reliability"} <= set(test)
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "accuracy over confidence" in page
-    assert "area under risk coverage" in page
+    assert "risk-coverage area" in page
 
 
 def test_the_claims_say_what_would_refute_them() -> None:
