@@ -7,12 +7,11 @@ method asks the Engine for (`rows = yield Gather(values)`), and a checkpoint mus
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Precision = Literal["float32", "float16"]
+from stillroom.predictors.parts.compression import Compression, Precision, compress, recover
 
 CHUNK = 8192
 """Rows that are widened at a time where all of them are gone through."""
@@ -62,40 +61,37 @@ class Distributions:
     """
 
     def __init__(self, samples: int, classes: int, precision: Precision = "float32", top_k: int = 0) -> None:
-        self.classes = classes
-        self.exact = precision == "float32" and not top_k
-        dtype = torch.float32 if precision == "float32" else torch.float16
-        self.rows = Rows(samples, top_k or classes, dtype=dtype)
-        self.places = Rows(samples, top_k, dtype=torch.int32) if top_k else None
+        self.classes, self.precision, self.top_k = classes, precision, top_k
+        self.kind: Compression = "marginal-smoothing" if top_k else "full"
+        one = self._compressed(torch.full((1, classes), 1 / classes))
+        self.rows = {name: Rows(samples, *row.shape[1:], dtype=row.dtype) for name, row in one.items()}
+
+    def _compressed(self, p: Tensor) -> dict[str, Tensor]:
+        return compress(p, self.kind, self.top_k, self.precision)
 
     @staticmethod
     def size(samples: int, classes: int, precision: Precision = "float32", top_k: int = 0) -> int:
         """Bytes that it would take."""
-        number = 4 if precision == "float32" else 2
-        return samples * (1 + (top_k * (number + 4) + 1 if top_k else classes * number))
+        one = Distributions(1, classes, precision, top_k).state().values()
+        return samples * sum(value.numel() * value.element_size() for value in one)
 
     def write(self, index: Tensor, p: Tensor) -> None:
         """Remember the distributions `p` [n, classes] under the ids `index` [n]."""
-        if self.places is not None:
-            p, places = p.topk(self.rows.values.shape[1], dim=-1)
-            self.places.write(index, places)
-        self.rows.write(index, p)
+        for name, row in self._compressed(p).items():
+            self.rows[name].write(index, row)
 
     def read(self, index: Tensor) -> Tensor:
         """Distributions float32 [n, classes] of the ids `index` [n]; of one that was never written, no matter what.
 
         Rows sum to 1; what was written whole in float32 comes back to the bit.
         """
-        rows = self.rows.read(index).float()
-        if self.places is not None:
-            rest = (1 - rows.sum(-1, keepdim=True)).clamp_min(0) / max(1, self.classes - rows.shape[1])
-            wide = rest.expand(-1, self.classes)
-            rows = wide.scatter(-1, self.places.read(index).long(), rows)
-        return rows if self.exact else rows / rows.sum(-1, keepdim=True).clamp_min(1e-12)
+        rows = {name: row.read(index) for name, row in self.rows.items()}
+        whole = self.kind == "full" and self.precision == "float32"
+        return rows["values"] if whole else recover(rows, self.kind, self.classes)
 
     def known(self, index: Tensor) -> Tensor:
         """Whether a distribution was ever written, bool [n], for the ids `index` [n]."""
-        return self.rows.known(index)
+        return self.rows["values"].known(index)
 
     def at(self, classes: Tensor) -> Tensor:
         """Probability float32 [N] of the class `classes` [N], one for each sample; NaN where none was written."""
@@ -105,10 +101,9 @@ class Distributions:
 
     def state(self) -> dict[str, Tensor]:
         """All of it, for a checkpoint."""
-        return self.rows.state("rows") | ({} if self.places is None else self.places.state("places"))
+        return {key: value for name, rows in self.rows.items() for key, value in rows.state(name).items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` gave; KeyError or ValueError for what another memory gave."""
-        self.rows.load_state(state, "rows")
-        if self.places is not None:
-            self.places.load_state(state, "places")
+        for name, rows in self.rows.items():
+            rows.load_state(state, name)
