@@ -6,7 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -83,6 +83,32 @@ def standardise(x: Tensor, mean: Sequence[float] | None, std: Sequence[float] | 
     if std is not None:
         finished.div_(torch.tensor(std, dtype=torch.float32).view(shape))
     return finished
+
+
+class WrappedSource:
+    """A source made of another one: as many samples, and their labels, unless a subclass says otherwise."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def fixed(self) -> bool:
+        """See `Source.fixed`."""
+        return self.source.fixed
+
+    @property
+    def labels(self) -> Tensor | None:
+        """See `Source.labels`."""
+        return self.source.labels
+
+    def subset(self, ids: Tensor) -> Self:
+        """The samples `ids` (int64 [n]) alone, renumbered 0 .. n - 1."""
+        part = copy.copy(self)
+        part.source = self.source.subset(ids)
+        return part
 
 
 class TensorSource:

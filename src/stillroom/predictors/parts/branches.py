@@ -11,7 +11,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -129,14 +129,16 @@ class Branched(nn.Module):
         first, *others = self.branches
         with self._heard() as heard:
             logits = [first(x)]
-        recalls = [(path, other.get_submodule(path)) for other in others for path in self.cut.stem]
+        recalls = [
+            (path, cast(Recall, other.get_submodule(path))) for other in others for path in self.cut.stem
+        ]
         try:
             for path, recall in recalls:
-                recall.outputs = iter(heard[path])  # type: ignore[assignment]
+                recall.outputs = iter(heard[path])
             logits += [other(x) for other in others]
         finally:
             for _, recall in recalls:
-                recall.outputs = iter(())  # type: ignore[assignment]
+                recall.outputs = iter(())
         answers = torch.stack(logits, 1)
         return answers if apart else answers.mean(1)
 

@@ -11,12 +11,13 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillroom.data.source import Source
+from stillroom.data.source import Source, WrappedSource
 from stillroom.errors import UserError
 from stillroom.seeds import seed_of
 
@@ -130,7 +131,7 @@ def covered(boxes: Tensor, objects: Tensor) -> Tensor:
 # -- sources --------------------------------------------------------------------------------------------------------
 
 
-class FreshCrops:
+class FreshCrops(WrappedSource):
     """One random crop of each image in each view, as usual augmentation; without a view the whole image.
 
     Where `objects` [N, 4] says where in each image its object is, a crop holds at least the share `visible` of it: the
@@ -143,15 +144,8 @@ class FreshCrops:
     def __init__(
         self, source: Source, cropping: Cropping, objects: Tensor | None = None, visible: float = 0.0
     ) -> None:
-        self.source, self.cropping, self.objects, self.visible = source, cropping, objects, visible
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def labels(self) -> Tensor | None:
-        """See `Source.labels`."""
-        return self.source.labels
+        super().__init__(source)
+        self.cropping, self.objects, self.visible = cropping, objects, visible
 
     def fetch(self, ids: Tensor, view: int | None) -> tuple[Tensor, Tensor | None]:
         """See `Source.fetch`."""
@@ -169,39 +163,24 @@ class FreshCrops:
         ]
         return torch.stack(crops), y
 
-    def subset(self, ids: Tensor) -> FreshCrops:
+    def subset(self, ids: Tensor) -> Self:
         """See `Source.subset`."""
-        objects = None if self.objects is None else self.objects[ids]
-        return FreshCrops(self.source.subset(ids), self.cropping, objects, self.visible)
+        part = super().subset(ids)
+        part.objects = None if self.objects is None else self.objects[ids]
+        return part
 
 
-class WholeImages:
+class WholeImages(WrappedSource):
     """The images of `source`, each scaled to `size` pixels."""
 
     def __init__(self, source: Source, size: tuple[int, int]) -> None:
-        self.source, self.size = source, size
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def fixed(self) -> bool:
-        """See `Source.fixed`."""
-        return self.source.fixed
-
-    @property
-    def labels(self) -> Tensor | None:
-        """See `Source.labels`."""
-        return self.source.labels
+        super().__init__(source)
+        self.size = size
 
     def fetch(self, ids: Tensor, view: int | None) -> tuple[Tensor, Tensor | None]:
         """See `Source.fetch`."""
         whole, y = self.source.fetch(ids, view)
         return scaled(whole, self.size), y
-
-    def subset(self, ids: Tensor) -> WholeImages:
-        """See `Source.subset`."""
-        return WholeImages(self.source.subset(ids), self.size)
 
 
 def scaled(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
 from stillroom.data import Source
+from stillroom.data.source import WrappedSource
 
 
-class Relabelled:
+class Relabelled(WrappedSource):
     """The samples of `source` with other labels [N], int64; see `stillroom.data.Source`."""
 
     def __init__(self, source: Source, labels: Tensor) -> None:
-        self.source, self.labels = source, labels
-
-    def __len__(self) -> int:
-        return len(self.source)
+        super().__init__(source)
+        self._labels = labels
 
     @property
-    def fixed(self) -> bool:
-        """See `Source.fixed`."""
-        return self.source.fixed
+    def labels(self) -> Tensor:
+        """The other labels."""
+        return self._labels
 
-    def subset(self, ids: Tensor) -> Relabelled:
+    def subset(self, ids: Tensor) -> Self:
         """The samples `ids` alone, with the labels that they had here."""
-        return Relabelled(self.source.subset(ids), self.labels.index_select(0, ids))
+        part = super().subset(ids)
+        part._labels = self._labels.index_select(0, ids)
+        return part
 
     def fetch(self, ids: Tensor, view: int | None) -> tuple[Tensor, Tensor]:
         """See `Source.fetch`."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stillroom.data.augment import of_characters
-from stillroom.data.source import Source, borrowed_generators, standardise
+from stillroom.data.source import Source, WrappedSource, borrowed_generators, standardise
 from stillroom.errors import UserError
 from stillroom.seeds import seed_of
 
@@ -27,7 +27,7 @@ Kind = Literal["small", "small-flip", "auto", "rand"]
 SMALLEST = 4
 
 
-class Views:
+class Views(WrappedSource):
     """Each sample of `source` as several views, x [n, views, C, H, W]; labels and ids are those of `source`.
 
     What `source` does to an image itself comes first, drawn anew for each view. `mean` and `std`, a number a
@@ -40,19 +40,8 @@ class Views:
     def __init__(
         self, source: Source, views: Sequence[View], mean: Sequence[float], std: Sequence[float]
     ) -> None:
-        self.source, self.views, self.mean, self.std = source, list(views), list(mean), list(std)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def labels(self) -> Tensor | None:
-        """See `Source.labels`."""
-        return self.source.labels
-
-    def subset(self, ids: Tensor) -> Views:
-        """The samples `ids` (int64 [n]) alone, renumbered 0 .. n - 1."""
-        return Views(self.source.subset(ids), self.views, self.mean, self.std)
+        super().__init__(source)
+        self.views, self.mean, self.std = list(views), list(mean), list(std)
 
     def fetch(self, ids: Tensor, view: int | None) -> tuple[Tensor, Tensor | None]:
         """See `Source.fetch`; x is [B, views, C, H, W]."""

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import copy
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from stillroom.data import Source
+from stillroom.data.source import WrappedSource
 from stillroom.seeds import seed_of
 
 
-class NoisySource:
+class NoisySource(WrappedSource):
     """The samples of `source` with Gaussian noise of a deviation, the same for a sample in every view or `fresh`."""
 
     def __init__(self, source: Source, deviation: float, seed: int, fresh: bool = False) -> None:
-        self.source, self.deviation, self.fresh = source, deviation, fresh
+        super().__init__(source)
+        self.deviation, self.fresh = deviation, fresh
         self.seeds = torch.tensor([seed_of(seed, index) for index in range(len(source))])
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     @property
     def fixed(self) -> bool:
         """See `Source.fixed`."""
         return self.source.fixed and not self.fresh
-
-    @property
-    def labels(self) -> Tensor | None:
-        """See `Source.labels`."""
-        return self.source.labels
 
     def fetch(self, ids: Tensor, view: int | None) -> tuple[Tensor, Tensor | None]:
         """See `Source.fetch`."""
@@ -40,8 +34,8 @@ class NoisySource:
         draws = [torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return x + self.deviation * torch.stack(draws), y
 
-    def subset(self, ids: Tensor) -> NoisySource:
+    def subset(self, ids: Tensor) -> Self:
         """The samples `ids` alone, with the noise that they had."""
-        part = copy.copy(self)
-        part.source, part.seeds = self.source.subset(ids), self.seeds[ids]
+        part = super().subset(ids)
+        part.seeds = self.seeds[ids]
         return part

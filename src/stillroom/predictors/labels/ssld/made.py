@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stillroom.data import Source
-from stillroom.data.source import standardise
+from stillroom.data.source import WrappedSource, standardise
 
 PATCHES = 4
 """Junk is cut into so many patches a side, which are then shuffled."""
@@ -30,30 +30,14 @@ def disturbed(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([x[::2], (0.1 + 0.7 * x[1::2] + 0.01 * noise[1::2]).clamp(0, 1)])
 
 
-class Scaled:
+class Scaled(WrappedSource):
     """A source of pixels, scaled by mean and deviation a channel."""
 
     def __init__(self, source: Source, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.source, self.mean, self.std = source, mean, std
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def fixed(self) -> bool:
-        """See `Source.fixed`."""
-        return self.source.fixed
-
-    @property
-    def labels(self) -> Tensor | None:
-        """See `Source.labels`."""
-        return self.source.labels
+        super().__init__(source)
+        self.mean, self.std = mean, std
 
     def fetch(self, ids: Tensor, view: int | None) -> tuple[Tensor, Tensor | None]:
         """See `Source.fetch`."""
         x, y = self.source.fetch(ids, view)
         return standardise(x, self.mean, self.std), y
-
-    def subset(self, ids: Tensor) -> Scaled:
-        """See `Source.subset`."""
-        return Scaled(self.source.subset(ids), self.mean, self.std)
