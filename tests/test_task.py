@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,27 @@ def test_an_object_for_no_field_is_refused() -> None:
 def test_an_option_that_does_not_exist_is_refused() -> None:
     with pytest.raises(TypeError, match="sample"):
         Toy().but(sample=3)
+
+
+def test_what_is_known_of_a_product_is_noted_as_long_as_it_lives() -> None:
+    task, one, other = Toy(), nn.Linear(4, 3), nn.Linear(4, 3)
+    assert task.recall(one, "rows") is None
+    task.remember(one, rows=[1], alpha=0.5)
+    task.remember(one, alpha=0.0)
+    task.remember(other, rows=[2])
+    assert (task.recall(one, "rows"), task.recall(one, "alpha"), task.recall(other, "alpha")) == (
+        [1],
+        0.0,
+        None,
+    )
+    products = {"b": other, "a": one, "c": nn.Linear(4, 3)}
+    assert list(task.recalled(products, "rows").items()) == [("b", [2]), ("a", [1])]
+    assert task.recalled(products, "alpha") == {"a": 0.0}
+    assert task.but(samples=5).recall(one, "rows") is None, "a copy scores by itself"
+    gone = weakref.ref(other)
+    del other, products
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_task_may_leave_out_all_but_its_problem() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 from stillroom.exporting.forms import Portable
 
@@ -121,6 +122,20 @@ class Task:
         give arms the looks of the palette in order then show each as the page's tables do.
         """
         return []
+
+    def remember(self, product: Any, **facts: Any) -> None:
+        """Note what is known of `product` and not in it, for its scores, figures and files; while it lives."""
+        notes = self.__dict__.setdefault("_notes", WeakKeyDictionary())
+        notes.setdefault(product, {}).update(facts)
+
+    def recall(self, product: Any, fact: str) -> Any:
+        """The fact of `product` that was noted under this name; None where none was."""
+        return self.__dict__.get("_notes", {}).get(product, {}).get(fact)
+
+    def recalled(self, products: Mapping[str, Any], fact: str) -> dict[str, Any]:
+        """The fact of each of the `products`, by arm, of which it was noted."""
+        found = {name: self.recall(one, fact) for name, one in products.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
     def summary(self) -> dict[str, Any]:
         """What a run records of the data: name, sizes, how the splits were made, fingerprint."""

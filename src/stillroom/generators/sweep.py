@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -126,7 +125,7 @@ class GuidanceSweep(Generation):
         found = {self.metric: self._mean(rows, self.against)}
         if split != "test":
             return found
-        self._swept[product] = rows
+        self.remember(product, rows=rows)
         other = "mse" if self.against == "distance" else "distance"
         found[f"reference_{other}"] = self._mean(rows, other)
         for row in rows:
@@ -149,16 +148,12 @@ class GuidanceSweep(Generation):
         counted = [row[name] for row in rows if row["scale"] >= self.judged_from]
         return sum(counted) / len(counted)
 
-    @property
-    def _swept(self) -> WeakKeyDictionary[Any, list[Row]]:
-        return self.__dict__.setdefault("_rows", WeakKeyDictionary())
-
     # -- pictures -------------------------------------------------------------------------------------------------
 
     def figures(self, products: Mapping[str, Any], runtime: Runtime) -> list[dict[str, str]]:
         """See the base; and every arm's numbers against the guidance scale."""
         found = super().figures(products, runtime)
-        swept = {name: self._swept[one] for name, one in products.items() if one in self._swept}
+        swept = self.recalled(products, "rows")
         kinds = {
             "mse": ("paired error", "Mean squared error to what the guided teacher makes of the same noise."),
             "agreement": ("class agreement", "Share of samples in which a classifier sees the wanted class."),

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -201,7 +200,7 @@ class Robustness(Classification):
             first = {key: found[key] for key in (self.decides,) if key in found}
             return first | found | scores
         audit = self.audit(product, runtime)
-        self._audits[product] = audit
+        self.remember(product, audit=audit)
         rights = {
             "robust_accuracy": audit.robust,
             "fgsm_accuracy": audit.rows[seen.FGSM],
@@ -246,13 +245,9 @@ class Robustness(Classification):
 
         return _shared(len(x), one, runtime)
 
-    @property
-    def _audits(self) -> WeakKeyDictionary[nn.Module, seen.Audit]:
-        return self.__dict__.setdefault("_audited", WeakKeyDictionary())
-
     def figures(self, products: Mapping[str, Any], runtime: Runtime) -> list[dict[str, str]]:
         """Curves over both budgets, what each attack turns, the gradients, and images before and after."""
-        audits = {name: self._audits[one] for name, one in products.items() if one in self._audits}
+        audits = self.recalled(products, "audit")
         return figures.pictures(audits, self.images.classes) if audits else []
 
     def export(self, product: nn.Module, folder: Path, about: Mapping[str, Any]) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -219,7 +218,7 @@ class EarlyExiting(Classification):
         if isinstance(product, EarlyExit):
             own = [row["cost"] for row in rows if row["chosen"]]
             found["settings out of order"] = sum(a < b for a, b in pairwise(own))
-            self._rows[product] = rows
+            self.remember(product, rows=rows)
             found["settings"] = [{k: v for k, v in row.items() if k != "reliability"} for row in rows]
         if self.judged_by == "accuracy":
             found["per_sample"] = (shares.mean(0) @ right).tolist()
@@ -254,10 +253,6 @@ class EarlyExiting(Classification):
             right.append(_right(answer, y))
         return rows, torch.stack(right)
 
-    @property
-    def _rows(self) -> WeakKeyDictionary[Any, list[Row]]:
-        return self.__dict__.setdefault("_scored", WeakKeyDictionary())
-
     def cost(self, product: nn.Module) -> dict[str, float]:
         """See the base; multiply-adds are those of a sample that never leaves, and of one that leaves at once."""
         if not isinstance(product, EarlyExit):
@@ -272,7 +267,7 @@ class EarlyExiting(Classification):
 
     def figures(self, products: Mapping[str, Any], runtime: Runtime) -> list[dict[str, str]]:
         """Accuracy against cost, where samples leave, reliability and the sizes of conformal sets."""
-        rows = {name: self._rows[one] for name, one in products.items() if one in self._rows}
+        rows = self.recalled(products, "rows")
         return setting_figures(rows, self.budgets) if rows else []
 
     def export(self, product: nn.Module, folder: Path, about: Mapping[str, Any]) -> None:

@@ -160,16 +160,9 @@ class DataPruningKD(Method):
         sign = 1 if task.higher_is_better else -1
         values = {alpha: sign * found[0] for alpha, found in table.items()}
         extra |= {f"validation, alpha {alpha:g}": value for alpha, value in values.items()}
-        made.product.kept = Kept(
-            self.rule,
-            self.fraction,
-            self.balanced,
-            self.end,
-            fit.seed,
-            len(source),
-            self.kept.tolist(),
-            self._weight,
-        )
+        choice = self.rule, self.fraction, self.balanced, self.end, fit.seed
+        record = Kept(*choice, len(source), self.kept.tolist(), self._weight)
+        task.remember(made.product, kept=record)
         self._draw(task, source, values)
         return Result(made.product, fit.seconds, made.steps, extra)
 

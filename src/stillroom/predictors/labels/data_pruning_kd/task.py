@@ -94,8 +94,8 @@ class PrunedClassification(Classification):
     def score(self, product: nn.Module, split: str, runtime: Runtime) -> dict[str, Any]:
         """As the base; of a student of few samples their number and alpha too."""
         found = super().score(product, split, runtime)
-        record = getattr(product, "kept", None)
-        if isinstance(record, Kept):
+        record: Kept | None = self.recall(product, "kept")
+        if record is not None:
             found |= {"kept_samples": len(record.ids), "alpha": record.alpha}
         return found
 
@@ -103,17 +103,17 @@ class PrunedClassification(Classification):
         """Accuracy on the validation split against the kept fraction: this run's points in the curve."""
         points = []
         for name, product in products.items():
-            record = getattr(product, "kept", None)
-            fraction = record.fraction if isinstance(record, Kept) else 1.0
-            label = name if isinstance(record, Kept) else f"{name}, all data"
+            record: Kept | None = self.recall(product, "kept")
+            fraction = record.fraction if record is not None else 1.0
+            label = name if record is not None else f"{name}, all data"
             points.append((label, [fraction], [[self.score(product, "validation", runtime)["accuracy"]]]))
         return [pruning_figures.accuracy_by_fraction(points, "validation split")]
 
     def export(self, product: nn.Module, folder: Path, about: Mapping[str, Any]) -> None:
         """As the base, and the list of what was kept."""
         super().export(product, folder, about)
-        record = getattr(product, "kept", None)
-        if isinstance(record, Kept):
+        record: Kept | None = self.recall(product, "kept")
+        if record is not None:
             found = asdict(record) | {"data": self.images.name, "fingerprint": self.images.fingerprint}
             if self.rows is not None:
                 found["rows"] = self.rows[torch.tensor(record.ids)].tolist()

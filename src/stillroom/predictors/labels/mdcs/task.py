@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -139,7 +138,7 @@ class LongTailed(Classification):
             for one in apart.unbind(1)
         ]
         found = metrics.classification_report(logits, y) | found
-        self._scored[product] = found | {"experts": experts}
+        self.remember(product, accuracies=found | {"experts": experts})
         right, counts = (logits.argmax(-1) == y).double(), y.bincount(minlength=self.classes)
         weights = len(y) / (int((counts > 0).sum()) * counts[y].double())
         found["per_sample"] = (right * weights).tolist()
@@ -147,13 +146,9 @@ class LongTailed(Classification):
             return found | {"variance": prediction_variance(apart)}
         return found | _of_experts(experts, expert_divergence(apart))
 
-    @property
-    def _scored(self) -> WeakKeyDictionary[Any, dict[str, Any]]:
-        return self.__dict__.setdefault("_scores", WeakKeyDictionary())
-
     def figures(self, products: Mapping[str, Any], runtime: Runtime) -> list[dict[str, str]]:
         """Accuracy by how common classes are, of each arm, and class by class of each expert."""
-        rows = {name: self._scored[one] for name, one in products.items() if one in self._scored}
+        rows = self.recalled(products, "accuracies")
         return tail_figures(rows, self.images.classes, self.counts.tolist(), self.groups)
 
     def summary(self) -> dict[str, Any]:

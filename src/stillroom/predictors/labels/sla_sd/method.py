@@ -116,7 +116,7 @@ class SLASD(Transforming):
         super().bind(task, seed)
         self.network = JointNetwork(self.student, task.example(), self.transformations)
         if isinstance(task, TransformedClassification):
-            task.remember(self.student, self.network)
+            task.trained_within(self.student, self.network)
         elif self.mode != "sd":
             raise UserError(
                 f"--method.mode is {self.mode}, and {type(task).__name__} keeps plain classifiers: pass "

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 import torch
 from torch import nn
@@ -49,11 +49,6 @@ class TransformedClassification(Classification):
     student_samples: int | None = None
     """How many of the training images the student sees. None: all, but of the built-in objects 600."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._joint: WeakKeyDictionary[nn.Module, ref[JointNetwork]] = WeakKeyDictionary()
-        self._asked: WeakKeyDictionary[nn.Module, dict[str, float]] = WeakKeyDictionary()
-
     # -- data -------------------------------------------------------------------------------------------------------
 
     @property
@@ -69,15 +64,15 @@ class TransformedClassification(Classification):
 
     # -- the joint head ---------------------------------------------------------------------------------------------
 
-    def remember(self, student: nn.Module, network: JointNetwork) -> None:
+    def trained_within(self, student: nn.Module, network: JointNetwork) -> None:
         """Note that `student` was trained within `network`, whose other modes are then scored with it."""
-        self._joint[student] = ref(network)
+        self.remember(student, joint=ref(network))  # weak: the network holds the student
 
     def joint_of(self, product: nn.Module) -> JointNetwork | None:
         """The network with a joint head that `product` is, or was trained within."""
         if isinstance(product, JointNetwork):
             return product
-        held = self._joint.get(product)
+        held = self.recall(product, "joint")
         return None if held is None else held()
 
     def score(self, product: nn.Module, split: str, runtime: Runtime) -> dict[str, Any]:
@@ -86,11 +81,12 @@ class TransformedClassification(Classification):
         joint = self.joint_of(product)
         if joint is None or split != "test":
             return found
-        self._asked[product] = accuracies = {}
+        accuracies: dict[str, float] = {}
         for _, name, _, network in joint.modes():
             logits, y = runtime.predict(network, self.images.test)
             assert y is not None
             accuracies[name] = metrics.accuracy(logits, y)
+        self.remember(product, accuracies=accuracies)
         return found | {f"{name.replace(' ', '_')}_accuracy": share for name, share in accuracies.items()}
 
     def cost(self, product: nn.Module) -> dict[str, float]:
@@ -106,12 +102,13 @@ class TransformedClassification(Classification):
         """Accuracy against multiply-adds for each way to ask, and what the network is shown."""
         found = [(one, self.joint_of(one)) for one in products.values()]
         product, joint = next(((one, joint) for one, joint in found if joint is not None), (None, None))
-        if product is None or joint is None or product not in self._asked:
+        accuracies = self.recall(product, "accuracies") if product is not None else None
+        if joint is None or accuracies is None:
             return []
         shape = self.images.shape
         points, told = [], []
         for mode, name, passes, network in joint.modes():
-            adds, share = metrics.multiply_adds(network, shape), self._asked[product][name]
+            adds, share = metrics.multiply_adds(network, shape), accuracies[name]
             points.append((f"{name} ({mode})", [adds / 1e6], [100 * share]))
             ways = f"{passes} passes" if passes > 1 else "one pass"
             told.append(f"{name} ({mode}), {ways}: {percent(share)} for {engineering(adds)} multiply-adds")

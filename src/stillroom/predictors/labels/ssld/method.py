@@ -199,7 +199,7 @@ class SSLD(Method):
             self._accuracies.append((name, _accuracy(problem, model)))
         extra = {f"accuracy, {name}, validation": value for name, value in self._accuracies}
         if mined is not None:
-            problem.remember(model, mined)
+            problem.remember(model, mined=mined)
             self._mined = problem, mined
             extra |= mined.numbers()
         return Result(model, fit.seconds, done, extra)

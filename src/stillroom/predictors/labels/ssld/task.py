@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -255,29 +254,18 @@ class PooledClassification(Classification):
 
     # -- scores and files -------------------------------------------------------------------------------------------
 
-    def remember(self, product: nn.Module, mined: Mined) -> None:
-        """Keep what `product` was shown of the pool, for its scores and its folder."""
-        self._shown[product] = mined
-
-    @property
-    def _shown(self) -> WeakKeyDictionary[nn.Module, Mined]:
-        return self.__dict__.setdefault("_shown_to", WeakKeyDictionary())
-
     def score(self, product: nn.Module, split: str, runtime: Runtime) -> dict[str, Any]:
         """See the base; on 'test' with the shares of junk and of planted copies that were kept from it."""
         found = super().score(product, split, runtime)
-        if split == "test" and self.pool == REST and "pool" not in self.given:
-            made = {"junk": self._junk, "planted": self._planted}
-            found |= {f"{kind}_kept_out": 1.0 for kind, count in made.items() if count}
-            mined = self._shown.get(product)
-            if mined is not None:
-                found |= {key: value for key, value in mined.numbers().items() if key.endswith("_kept_out")}
+        mined: Mined | None = self.recall(product, "mined")
+        if split == "test" and mined is not None:
+            found |= {key: value for key, value in mined.numbers().items() if key.endswith("_kept_out")}
         return found
 
     def export(self, product: nn.Module, folder: Path, about: Mapping[str, Any]) -> None:
         """See the base; with lists of the images that were selected and of those removed as near-duplicates."""
         super().export(product, folder, about)
-        mined = self._shown.get(product)
+        mined = self.recall(product, "mined")
         if mined is not None:
             mined.write(folder, self.images.classes)
 
