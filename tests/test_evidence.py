@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from stillroom._cards import Card
 from stillroom.claim import Rule, compare
 from stillroom.errors import UserError
 from stillroom.evidence import check_writable, read_evidence, record
+from stillroom.reports.generation_figures import lines
 
 CARD = Card(
     "made-up", "Made <up>", "A paper", "Somebody, 2026", "predictors/labels", "Nothing in, nothing out."
@@ -101,6 +103,27 @@ def test_earlier_measurements_of_a_claim_are_kept_in_short(tmp_path: Path) -> No
         assert "arms" not in short
     page = path.with_suffix(".html").read_text()
     assert all(date in page for date in gains)
+
+
+def test_a_claim_s_figures_are_drawn_from_its_own_entry(tmp_path: Path) -> None:
+    def draw(entry: Mapping[str, Any]) -> list[dict[str, str]]:
+        mean = 100 * entry["arms"]["new"]["mean"]
+        svg = lines([("mean", [1.0, 2.0], [50.0, mean])], "x", "y", "rising")
+        return [{"title": f"Of {entry['name']}", "caption": f"Ends at {mean:.1f} %.", "svg": svg}]
+
+    class Drawing:
+        """All of a claim that is asked for."""
+
+        def __init__(self, name: str) -> None:
+            self.name, self.draw = name, draw if name != "two" else None
+
+    claims: Any = [Drawing(name) for name in ("one", "two", "never measured")]
+    for name in ("one", "two"):
+        path = record(tmp_path, CARD, entry(name, 0.1, "2026-01-01"), claims)
+    page = path.with_suffix(".html").read_text()
+    assert page.count("Of one") == page.count("Ends at 71.6") == 1
+    assert "Of two" not in page
+    assert "svg" not in path.read_text()
 
 
 def test_recording_does_not_change_what_it_is_given(tmp_path: Path) -> None:

@@ -126,8 +126,9 @@ def test_other_evidence_makes_every_place_that_shows_it_stale(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (root / "evidence" / "nkd-uskd.json").unlink()
-    stale = [line.split(" is stale")[0] for line in _check(root, capsys)[1]]
-    assert stale == ["README.md", str(INDEX), str(PAGE)]
+    faults = [line.split(":")[0] for line in _check(root, capsys)[1]]
+    stale = [f"{path} is stale" for path in ("README.md", INDEX, PAGE)]
+    assert faults == [*stale, "evidence/nkd-uskd.html is orphaned"]
 
 
 def test_evidence_cut_short_is_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,8 @@
 """A page a system, made from its code, its card and its evidence: `python tools/pages.py [--check]`.
 
-Writes `docs/systems/` and `docs/comparisons/` whole, and in the README what stands between `<!-- families -->` or
-`<!-- evidence -->` and its closing mark. The same inputs give the same bytes. With `--check` nothing is written: what
-is stale, missing or orphaned is a line each, and the exit status is 1.
+Writes `docs/systems/`, `docs/comparisons/` and the pages in `evidence/`, and in the README what stands between
+`<!-- families -->` or `<!-- evidence -->` and its closing mark. The same inputs give the same bytes. With `--check`
+nothing is written: what is stale, missing or orphaned is a line each, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from stillroom.claim import Claim
 from stillroom.config import to_plain
 from stillroom.engine import Engine
 from stillroom.errors import UserError
-from stillroom.evidence import read_evidence
+from stillroom.evidence import drawn, read_evidence
 from stillroom.method import Method
 from stillroom.options import Option, describe
+from stillroom.reports.claim_page import claim_page
 from stillroom.words import amount, change, pair_words, span
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = Path("docs/systems")
+FOLDER, EVIDENCE = Path("docs/systems"), Path("evidence")
 INDEX, README = FOLDER / "README.md", Path("README.md")
 AGAIN = "run `python tools/pages.py`"
 NOTE = "<!-- Made by tools/pages.py from code, card and evidence: do not edit. -->"
@@ -356,6 +357,13 @@ def _headlines(entry: Mapping[str, Any]) -> str:
     )
 
 
+def claim_page_of(system: System) -> str:
+    """The claims' page that opens offline, as `stillroom claims` writes it."""
+    card, entries = system.card, list(system.entries.values())
+    about = {"system": card.slug, "title": card.title, "source": card.source, "claims": entries}
+    return claim_page(about, drawn(entries, system.claims.values()))
+
+
 # -- files ----------------------------------------------------------------------------------------------------
 
 SECTIONS: dict[str, Callable[[Sequence[System]], list[str]]] = {"families": families, "evidence": evidence}
@@ -367,6 +375,7 @@ def wanted(root: Path) -> dict[Path, str]:
     files = {FOLDER / f"{system.card.slug}.md": page(system) for system in systems if system.works}
     files[INDEX] = index(systems)
     files |= comparisons.wanted(root / "evidence")
+    files |= {EVIDENCE / f"{one.card.slug}.html": claim_page_of(one) for one in systems if one.entries}
     if (root / README).is_file():
         files[README] = _with_sections((root / README).read_text(encoding="utf-8"), systems)
     return files
@@ -390,8 +399,8 @@ def faults(root: Path, files: Mapping[Path, str]) -> dict[Path, str]:
             found[path] = "missing"
         elif there.read_text(encoding="utf-8") != wanted_text:
             found[path] = "stale"
-    folders = (FOLDER, comparisons.FOLDER)
-    pages = (path.relative_to(root) for folder in folders for path in sorted((root / folder).glob("*.md")))
+    made = ((FOLDER, "*.md"), (comparisons.FOLDER, "*.md"), (EVIDENCE, "*.html"))
+    pages = (path.relative_to(root) for folder, kind in made for path in sorted((root / folder).glob(kind)))
     return found | {path: "orphaned" for path in pages if path not in files}
 
 

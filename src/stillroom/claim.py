@@ -61,6 +61,8 @@ class Claim:
     """Folder under the data root that the task needs; empty where built-in data do."""
     notes: str = ""
     """How the setting differs from the paper's."""
+    draw: Callable[[Mapping[str, Any]], Sequence[dict[str, str]]] | None = None
+    """Figures of what was measured, for its page, made of its entry of the evidence: title, caption and svg of each."""
 
     def __post_init__(self) -> None:
         for rule in self.rules:

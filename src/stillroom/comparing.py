@@ -188,7 +188,7 @@ def claims(args: list[str], command: str) -> int:
     return 0
 
 
-def _claims_of(card: catalogue.Card, only: str) -> list[Claim]:
+def _claims_of(card: catalogue.Card, only: str = "") -> list[Claim]:
     found = [claim for method in catalogue.methods_of(card) for claim in method.claims()]
     return [claim for claim in found if not only or claim.name == only]
 
@@ -227,4 +227,4 @@ def _prove(card: catalogue.Card, claim: Claim, options: ClaimOptions) -> None:
     if options.quick:
         to.print("a quick trial: nothing is recorded")
     else:
-        to.print(f"recorded in {record(options.evidence, card, entry)}")
+        to.print(f"recorded in {record(options.evidence, card, entry, _claims_of(card))}")

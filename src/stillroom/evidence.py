@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stillroom._cards import Card
 from stillroom.checkpoint import read_json, write_json
 from stillroom.errors import UserError
+
+if TYPE_CHECKING:
+    from stillroom.claim import Claim
 
 INSTALLED = Path(__file__).parent / "evidence"
 CHECKOUT = Path(__file__).parents[2] / "evidence"
@@ -34,8 +38,8 @@ def check_writable(folder: Path, flag: str = "--evidence") -> None:
         ) from None
 
 
-def record(folder: Path, card: Card, entry: dict[str, Any]) -> Path:
-    """Put a claim's entry in its system's file and make the page anew; returns the file.
+def record(folder: Path, card: Card, entry: dict[str, Any], claims: Iterable[Claim] = ()) -> Path:
+    """Put a claim's entry in its system's file and make the page anew, with what `claims` draw; returns the file.
 
     An earlier entry of the same claim is kept, shortened, under "earlier"; those of other claims stay.
     """
@@ -43,16 +47,24 @@ def record(folder: Path, card: Card, entry: dict[str, Any]) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{card.slug}.json"
-    claims = read_json(path)["claims"] if path.is_file() else []
-    before = next((c for c in claims if c["name"] == entry["name"]), None)
+    entries = read_json(path)["claims"] if path.is_file() else []
+    before = next((c for c in entries if c["name"] == entry["name"]), None)
     if before is not None:
         entry = entry | {"earlier": [*before.get("earlier", []), _short(before)]}
-    claims = [entry if c["name"] == entry["name"] else c for c in claims]
-    claims += [entry] if before is None else []
-    evidence = {"system": card.slug, "title": card.title, "source": card.source, "claims": claims}
+    entries = [entry if c["name"] == entry["name"] else c for c in entries]
+    entries += [entry] if before is None else []
+    evidence = {"system": card.slug, "title": card.title, "source": card.source, "claims": entries}
     write_json(path, evidence)
-    write_claim_page(evidence, folder / f"{card.slug}.html")
+    write_claim_page(evidence, folder / f"{card.slug}.html", drawn(evidence["claims"], claims))
     return path
+
+
+def drawn(
+    entries: Iterable[Mapping[str, Any]], claims: Iterable[Claim]
+) -> dict[str, Sequence[Mapping[str, str]]]:
+    """The figures that `claims` draw of what was measured of them, by the name of the claim."""
+    draws = {claim.name: claim.draw for claim in claims if claim.draw}
+    return {entry["name"]: draws[entry["name"]](entry) for entry in entries if entry["name"] in draws}
 
 
 def _short(entry: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stillroom.reports.claim_page import write_claim_page
+from stillroom.errors import UserError
+from stillroom.reports.claim_page import claim_page, write_claim_page
+from stillroom.reports.generation_figures import lines
 
 
 def test_one_claim_has_its_verdict_first(evidence, tmp_path, read_page):
@@ -96,3 +98,19 @@ def test_a_claim_is_escaped_and_gives_the_same_bytes(evidence, tmp_path, read_pa
     first = write_claim_page(evidence, tmp_path / "page.html").read_bytes()
     read_page(tmp_path / "page.html").assert_sound()
     assert write_claim_page(evidence, tmp_path / "other.html").read_bytes() == first
+
+
+def test_what_a_claim_draws_stands_on_its_page_and_nothing_strange_does(
+    evidence_of_three, tmp_path, read_page
+):
+    svg = lines([("mean", [0.05, 0.5], [60.0, 90.0])], "kept", "accuracy, %", "accuracy by share")
+    name = evidence_of_three["claims"][1]["name"]
+    figure = {"title": "Accuracy by share", "caption": "Of all seeds.", "svg": svg}
+    page = read_page(write_claim_page(evidence_of_three, tmp_path / "page.html", {name: [figure]}))
+    page.assert_sound()
+    at = [index for index, text in enumerate(page.texts) if text == "Accuracy by share"]
+    assert len(at) == 1
+    headings = [i for i, text in enumerate(page.texts) if text == "Options"]
+    assert headings[0] < at[0] < headings[1], "beside its own claim"
+    with pytest.raises(UserError, match="figure 'x' holds 'script', which no page may"):
+        claim_page(evidence_of_three, {name: [{"title": "x", "svg": "<svg><script>1</script></svg>"}]})

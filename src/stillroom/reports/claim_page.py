@@ -10,16 +10,28 @@ from stillroom.checkpoint import write_text
 from stillroom.reports import formats
 from stillroom.reports.figures import Difference, Tone, paired_differences
 from stillroom.reports.formats import DASH, SPACE, amount, duration, span
-from stillroom.reports.page import render
+from stillroom.reports.page import plates, render
 from stillroom.words import is_share, pair_words
 
 HEADLINES = {"holds": "The claim holds.", "inconclusive": "Inconclusive.", "refuted": "Refuted."}
+Figures = Mapping[str, Sequence[Mapping[str, str]]]
+"""Figures of claims, by a claim's name: title, caption and svg of each."""
 TONES: dict[str, Tone] = {"holds": "better", "refuted": "worse"}
 
 
-def write_claim_page(evidence: Mapping[str, Any], path: Path) -> Path:
-    """Write the page of one system's evidence to `path`, whole or not at all; returns `path`."""
-    claims = [_claim(claim) for claim in evidence["claims"]]
+def write_claim_page(evidence: Mapping[str, Any], path: Path, figures: Figures | None = None) -> Path:
+    """Write what `claim_page` makes to `path`, whole or not at all; returns `path`."""
+    write_text(path, claim_page(evidence, figures))
+    return path
+
+
+def claim_page(evidence: Mapping[str, Any], figures: Figures | None = None) -> str:
+    """The page of one system's evidence; `figures` are those of its claims, by name: title, caption and svg of each.
+
+    Raises UserError for a figure that is not one of ours.
+    """
+    drawn = {name: plates(found) for name, found in (figures or {}).items()}
+    claims = [_claim(claim) | {"figures": drawn.get(claim["name"], [])} for claim in evidence["claims"]]
     values = {
         "system": evidence["system"],
         "title": evidence.get("title") or evidence["system"],
@@ -28,8 +40,7 @@ def write_claim_page(evidence: Mapping[str, Any], path: Path) -> Path:
         "tone": _tone([claim["verdict"] for claim in claims]),
         "claims": claims,
     }
-    write_text(path, render("claim.html.j2", values))
-    return path
+    return render("claim.html.j2", values)
 
 
 def _headline(verdicts: Sequence[str]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stillroom.reports import formats
-from stillroom.reports.drawing import with_prefix
+from stillroom.reports.drawing import checked, with_prefix
 from stillroom.reports.palette import variables
 
 if TYPE_CHECKING:
@@ -33,6 +33,14 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     """The page of `template` (a file in reports/templates); everything in `values` is escaped."""
     colours = {"light": variables(dark=False), "dark": variables(dark=True)}
     return _environment().get_template(template).render(values, **colours, figure=Figures()) + "\n"
+
+
+def plates(figures: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Figures (title, svg and maybe a caption of each) for a template; UserError where one is not one of ours."""
+    return [
+        {"title": f["title"], "caption": f.get("caption") or "", "svg": checked(f["svg"], f["title"])}
+        for f in figures
+    ]
 
 
 def coded(text: str) -> Markup:

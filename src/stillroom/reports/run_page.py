@@ -9,7 +9,6 @@ from typing import Any
 from stillroom.checkpoint import read_json, write_text
 from stillroom.reports import class_section, cost_section, formats
 from stillroom.reports.arms import Arm, Arms, read_arms, scalars
-from stillroom.reports.drawing import checked
 from stillroom.reports.figures import (
     Difference,
     Series,
@@ -19,7 +18,7 @@ from stillroom.reports.figures import (
     reliability_diagram,
 )
 from stillroom.reports.formats import amount, engineering, known, ratio
-from stillroom.reports.page import render
+from stillroom.reports.page import plates, render
 
 HEADLINES = {
     "helped": "Distilling helped.",
@@ -70,7 +69,7 @@ def write_run_page(folder: Path) -> Path:
         "per_class": class_section.per_class(arms, result["data"]),
         "confusion": class_section.confusion(arms, result["data"]),
         "calibration": _calibration(arms),
-        "figures": [_extra(figure) for figure in result.get("figures") or []],
+        "figures": plates(result.get("figures") or []),
         "options": {key: formats.flat({key: value}) for key, value in config.items()},
         "data": formats.flat({key: value for key, value in result["data"].items() if key != "classes"}),
         "classes": result["data"].get("classes") or [],
@@ -143,11 +142,3 @@ def _calibration(arms: Arms) -> str | None:
     diagrams = [(arm, arm.test["reliability"]) for arm in arms.all if arm.test.get("reliability")]
     series = [Series(arm.label, arm.look, d["accuracy"], d["confidence"], d["count"]) for arm, d in diagrams]
     return reliability_diagram(series) if any(one.points() for one in series) else None
-
-
-def _extra(figure: Mapping[str, str]) -> dict[str, str]:
-    return {
-        "title": figure["title"],
-        "caption": figure.get("caption") or "",
-        "svg": checked(figure["svg"], figure["title"]),
-    }

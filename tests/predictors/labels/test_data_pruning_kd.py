@@ -33,7 +33,7 @@ from stillroom.predictors.labels.data_pruning_kd import (
     sweep_figure,
     table,
 )
-from stillroom.predictors.labels.data_pruning_kd.claims import helps, named
+from stillroom.predictors.labels.data_pruning_kd.claims import drawn, helps, named
 from stillroom.predictors.labels.data_pruning_kd.controls import OwnTeacher
 from stillroom.predictors.labels.data_pruning_kd.ridge import (
     distilled_ridge,
@@ -678,6 +678,14 @@ def test_the_sweep_s_arms_and_its_figure() -> None:
     for label in ("random, alone", "random, taught", "el2n, alone", "el2n, taught"):
         assert label in figure["svg"]
     assert "worst seed" in figure["caption"]
+    of_one = {"arms": {name: arm for name, arm in entry["arms"].items() if name.startswith("random")}}
+    of_one["arms"]["random, fixed"] = {
+        "options": {"rule": "random", "fraction": 0.05, "alpha": 0.5},
+        "scores": [0.5],
+    }
+    (figure,) = drawn(of_one)
+    for label in ("random, alone", "random, alpha 0.5", "random, alpha chosen"):
+        assert label in figure["svg"]
 
 
 def test_the_figures_say_what_is_lost_and_what_has_no_score() -> None:
@@ -714,4 +722,4 @@ def test_the_main_claim_has_every_cell_and_one_alpha_for_none() -> None:
 def test_it_works_on_a_task_that_knows_nothing_of_it() -> None:
     task = Classification(student_samples=100, train_samples=120, teacher_epochs=1)
     result, _ = fitted(DataPruningKD(fraction=0.3, alpha=1.0), task, epochs=1)
-    assert len(result.product.kept.ids) == 30
+    assert len(task.recall(result.product, "kept").ids) == 30

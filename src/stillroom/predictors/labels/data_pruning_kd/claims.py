@@ -59,15 +59,25 @@ def table(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def sweep_figure(entry: Mapping[str, Any], alphas: Sequence[float | str] = (0.0, "auto")) -> Figure:
-    """Accuracy against the kept fraction of a claim's evidence, a line for each rule and each of `alphas`."""
+def sweep_figure(entry: Mapping[str, Any]) -> Figure:
+    """Accuracy against the kept fraction of a claim's evidence, a line for each rule, alone and taught.
+
+    Of a single rule there is a line for each alpha, fixed ones too.
+    """
+    several = len({row["rule"] for row in table(entry)}) > 1
     lines: dict[str, dict[float, Sequence[float]]] = {}
     for row in table(entry):
-        if row["alpha"] in alphas:
-            how = {0: "alone", "auto": "taught"}.get(row["alpha"], f"alpha {row['alpha']}")
+        if row["alpha"] in (0.0, "auto") or not several:
+            words = {0: "alone", "auto": "taught" if several else "alpha chosen"}
+            how = words.get(row["alpha"], f"alpha {row['alpha']}")
             lines.setdefault(f"{row['rule']}, {how}", {})[row["fraction"]] = row["scores"]
     points = [(label, sorted(found), [found[f] for f in sorted(found)]) for label, found in lines.items()]
     return accuracy_by_fraction(points, "test split")
+
+
+def drawn(entry: Mapping[str, Any]) -> list[Figure]:
+    """What the page of a claim about fractions shows beside its comparisons."""
+    return [sweep_figure(entry)]
 
 
 # -- the claims ---------------------------------------------------------------------------------------------------
@@ -104,6 +114,7 @@ def helps() -> Claim:
         ),
         seeds=10,
         notes=NOTES,
+        draw=drawn,
     )
 
 
@@ -125,6 +136,7 @@ def random_suffices() -> Claim:
         rules=rules,
         seeds=10,
         notes=f"{NOTES} Random may be a point worse. Alpha is tuned for every arm alike.",
+        draw=drawn,
     )
 
 
@@ -150,6 +162,7 @@ def weight_falls() -> Claim:
         ),
         seeds=10,
         notes=f"{NOTES} What decides is the alpha that was chosen at 5 % against that at 100 %.",
+        draw=drawn,
     )
 
 
@@ -224,6 +237,7 @@ def on_mnist() -> Claim:
         data="mnist",
         notes="MNIST at 14x14 pixels, 5,000 training images with their own labels; a small residual network for "
         "both; 600 steps of batch 50 for every training. Alpha is chosen on the 5,000 validation images.",
+        draw=drawn,
     )
 
 
