@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,25 @@ def quietly(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def left_in_order(
+    parts: Mapping[str, nn.Module], network: nn.Module, example: Tensor
+) -> list[tuple[str, Any]]:
+    """Name and output of each call of `parts`, in the order of a forward pass of `example` through `network`."""
+    met: list[tuple[str, Any]] = []
+
+    def note(name: str) -> Any:
+        return lambda module, args, output: met.append((name, output))
+
+    handles = [part.register_forward_hook(note(name)) for name, part in parts.items()]
+    try:
+        with quietly(network):
+            network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return met
 
 
 def blank(module: nn.Module, shape: Sequence[int], batch: int, dtype: torch.dtype | None = None) -> Tensor:

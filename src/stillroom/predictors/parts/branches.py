@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 from stillroom.errors import UserError
 from stillroom.models.names import build
 from stillroom.models.places import stages
-from stillroom.models.probing import quietly
+from stillroom.models.probing import left_in_order, quietly
 from stillroom.models.wrapping import describe, told, within
 from stillroom.predictors.parts.classifier import last_layer
 from stillroom.predictors.parts.narrowing import Maker, maker
@@ -255,26 +255,15 @@ def stem_of(network: nn.Module, after: str, example: Tensor) -> list[str]:
     Raises UserError for a path that is no module, and for a module that is not called exactly once.
     """
     module_at(network, after, FLAG)
-    ends: list[str] = []
-
-    def note(path: str) -> Any:
-        return lambda module, args, output: ends.append(path)
-
-    parts = [(path, part) for path, part in network.named_modules() if path]
-    handles = [part.register_forward_hook(note(path)) for path, part in parts]
-    try:
-        with quietly(network):
-            network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    parts = {path: part for path, part in network.named_modules() if path}
+    ends = [path for path, _ in left_in_order(parts, network, example)]
     if ends.count(after) != 1:
         raise UserError(
             f"{FLAG} '{after}' takes part {ends.count(after)} times in a forward pass: name a module that does once"
         )
     at = ends.index(after)
     done = set(ends[: at + 1]) - set(ends[at + 1 :])
-    return [path for path, _ in parts if path in done and not any(path.startswith(f"{up}.") for up in done)]
+    return [path for path in parts if path in done and not any(path.startswith(f"{up}.") for up in done)]
 
 
 def _unreached(made: Branched, example: Tensor) -> list[str]:

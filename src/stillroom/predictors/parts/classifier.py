@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from stillroom.errors import UserError
-from stillroom.models.probing import quietly
+from stillroom.models.probing import left_in_order
 
 
 def last_layer(network: nn.Module, example: Tensor) -> str:
@@ -16,23 +14,9 @@ def last_layer(network: nn.Module, example: Tensor) -> str:
 
     Tried, not looked up by name. Raises UserError where the logits are no linear layer's.
     """
-    outputs: dict[str, Tensor] = {}
-
-    def note(path: str) -> Any:
-        def hook(module: nn.Module, args: object, output: Tensor) -> None:
-            outputs[path] = output
-
-        return hook
-
-    layers = [(path, part) for path, part in network.named_modules() if isinstance(part, nn.Linear)]
-    handles = [part.register_forward_hook(note(path)) for path, part in layers]
-    try:
-        with quietly(network):
-            logits = network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for path, output in reversed(outputs.items()):
+    layers = {path: part for path, part in network.named_modules() if isinstance(part, nn.Linear)}
+    *met, (_, logits) = left_in_order({**layers, "the network itself": network}, network, example)
+    for path, output in reversed(met):
         if output.shape == logits.shape and torch.equal(output, logits):
             return path
     raise UserError(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stillroom.errors import UserError
 from stillroom.models.places import of_torchvision_resnets, stages
-from stillroom.models.probing import quietly
+from stillroom.models.probing import left_in_order
 from stillroom.models.resnet import ResNet
 from stillroom.models.wrapping import Around
 from stillroom.taps import module_at, paths
@@ -25,7 +25,8 @@ def exit_paths(network: nn.Module, wanted: Sequence[str], example: Tensor) -> li
     """
     chosen = paths(network, wanted, FLAG)
     exits = chosen or default_paths(network)
-    met = _met(network, exits, example)
+    parts = {path: module_at(network, path, FLAG) for path in exits}
+    met = [path for path, _ in left_in_order(parts, network, example)]
     for path in exits:
         if met.count(path) != 1:
             raise UserError(
@@ -57,20 +58,3 @@ def default_paths(network: nn.Module) -> list[str]:
     raise UserError(
         f"the blocks of {type(network).__name__} are not known: pass {FLAG} with module paths (children: {names})"
     )
-
-
-def _met(network: nn.Module, exits: Sequence[str], example: Tensor) -> list[str]:
-    """The paths in the order in which a forward pass of `example` leaves their modules."""
-    met: list[str] = []
-
-    def note(path: str):
-        return lambda module, args, output: met.append(path)
-
-    handles = [module_at(network, path, FLAG).register_forward_hook(note(path)) for path in exits]
-    try:
-        with quietly(network):
-            network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return met
