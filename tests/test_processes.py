@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from processes import in_two_processes, whole_run
+from processes import in_two_processes, of_tokens, whole_run
 from stillroom.engine import Engine
 from stillroom.run import Run
 from toys import Centred, Fit, GradientPenalty, Remembering, Toy, apart, weights_of
@@ -26,7 +26,7 @@ of 1: nothing for the second process."""
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> dict[str, Any]:
     """All that two processes do here, in one launch."""
-    words = ["+toys", *CASES, "+whole_run", "two-moons", "+seen", "ids"]
+    words = ["+toys", *CASES, "+whole_run", "two-moons", "+seen", "ids", "+tokens", "tokens:1", "tokens:2"]
     return in_two_processes("several", words, tmp_path_factory.mktemp("toys"), shared_cache)
 
 
@@ -36,6 +36,11 @@ def test_two_processes_end_with_the_weights_of_one(case: str, together: dict[str
     method = {m.name: m for m in (Fit, Centred, Remembering, GradientPenalty)}[kind]()
     Engine(epochs=3, batch_size=8).fit(method, Toy(samples=int(samples)), 0)
     assert apart(weights_of(method.players()["student"]), together[case]) < 1e-6
+
+
+@pytest.mark.parametrize("case", ["tokens:1", "tokens:2"])
+def test_a_memory_by_token_is_the_same_on_two_processes(case: str, together: dict[str, Any]) -> None:
+    assert apart(of_tokens(1), together[case]) < 1e-5
 
 
 def test_a_whole_run_of_a_generator_comes_to_its_end(tmp_path: Path, together: dict[str, Any]) -> None:

@@ -66,3 +66,13 @@ def saved(
     model.save_pretrained(folder)
     tokens.save_pretrained(folder)
     return folder
+
+
+def uneven(texts: int = 60) -> Any:
+    """Short texts of all lengths, as a data set of `datasets`."""
+    import datasets
+
+    words = " ".join(TEXTS).split()
+    return datasets.Dataset.from_dict(
+        {"text": [" ".join(words[i % 7 : i % 7 + 1 + i % 5]) for i in range(texts)]}
+    )

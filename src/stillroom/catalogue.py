@@ -55,6 +55,8 @@ PROBLEMS = {
     "text-classification": "stillroom.predictors.text_classification:TextClassification",
 }
 """Problems that stand in for each other, by name: a method whose own problem is one of them runs on all."""
+TOKEN_PROBLEMS = {"language-modelling": "stillroom.predictors.language_modelling:LanguageModelling"}
+"""Those with a label for every token: for the methods among them that say so."""
 
 
 @dataclass(frozen=True)

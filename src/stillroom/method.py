@@ -196,6 +196,8 @@ class Method:
     """False: the method asks the task for no teacher, and none is trained for it."""
     uses_engine: ClassVar[bool] = True
     """False: the Engine trains nothing, `run` does the whole job."""
+    per_token: ClassVar[bool] = False
+    """True: a method of classification that also works where every token has a label, on language models."""
     role: ClassVar[str] = "the same student trained without it"
     """What a product of this method is called where another method is held against it."""
 

@@ -113,7 +113,7 @@ class Causal(nn.Module):
         config: Any = network.config
         # any id will do; at its own padding id transformers asks for a mask that nothing here needs
         self.padding = int(config.pad_token_id == 0)
-        self._cached = "use_cache" in _arguments(network)
+        self._cached, self._masked = (name in _arguments(network) for name in ("use_cache", "attention_mask"))
 
     @property
     def vocabulary(self) -> int:
@@ -127,6 +127,8 @@ class Causal(nn.Module):
         ids = x if x.ndim == 2 else x[:, 0]
         if x.ndim == 3:
             more["position_ids"] = positions(x[:, 1])
+        elif self._masked:  # of ones: a text may end in the id that pads, which transformers warns of
+            more["attention_mask"] = torch.ones_like(ids)
         return self.network(input_ids=ids.where(ids >= 0, self.padding), **more).logits
 
 

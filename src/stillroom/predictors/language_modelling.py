@@ -14,6 +14,7 @@ from stillroom import metrics
 from stillroom.data import Source
 from stillroom.data.texts import TextData, load_texts
 from stillroom.data.tokens import read_tokenizer
+from stillroom.engine import Engine
 from stillroom.errors import UserError, require
 from stillroom.exporting.forms import Portable
 from stillroom.models.shrinking import is_shrink
@@ -228,6 +229,11 @@ class LanguageModelling(TaughtTask):
         """How the vocabularies of two networks are brought together; UserError where they are not to be."""
         sides = (self.tokens, width_of(student)), (self.teacher_tokens, width_of(teacher))
         return link(align, special, *sides)
+
+    def default_engine(self) -> Engine:
+        """The recipe of small transformers."""
+        recipe = Recipe("adamw", lr=3e-3, weight_decay=0.01, warmup=0.05, clip=1.0)
+        return Engine(epochs=20, batch_size=16, recipe=recipe, evaluate_every=10)
 
     # -- checks and scores --------------------------------------------------------------------------------------
 

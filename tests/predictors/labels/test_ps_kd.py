@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import stillroom
 from stillroom import metrics
 from stillroom.checkpoint import read_json
+from stillroom.cli import main
 from stillroom.data import TensorSource
 from stillroom.engine import Engine, Watcher
 from stillroom.errors import UserError
@@ -24,7 +25,9 @@ from stillroom.method import Clock, Update
 from stillroom.optim import Recipe
 from stillroom.predictors.baselines import Plain
 from stillroom.predictors.labels.ps_kd import PSKD, as_distributions, refined_targets, weight_of_past
+from stillroom.predictors.language_modelling import LanguageModelling
 from stillroom.predictors.parts.losses import soft_cross_entropy
+from text_toys import uneven
 from toys import Toy, apart, batch_of, linear_data, same, updates_of, weights_of
 
 REFERENCE = json.loads((Path(__file__).parent / "reference_ps_kd.json").read_text())
@@ -335,6 +338,92 @@ def test_a_checkpoint_of_another_memory_is_refused(tmp_path: Path) -> None:
     for options in ({"top_k": 2}, {"memory": "float16"}, {"past": "snapshot"}):
         with pytest.raises(UserError, match="does not belong to this run"):
             fitted(PSKD(**options), engine=engine, folder=tmp_path)  # type: ignore[arg-type]
+
+
+# -- a label for every token --------------------------------------------------------------------------------------
+
+
+def texts() -> LanguageModelling:
+    """A text a row, so that rows have all lengths."""
+    task = LanguageModelling(
+        packing="none", length=64, student="gpt:16x1", teacher="none", student_samples=13
+    )
+    return task.using(data=uneven())
+
+
+def test_a_step_on_tokens_is_one_on_as_many_samples() -> None:
+    task = texts()
+    method = PSKD(alpha=0.7, schedule="constant")
+    method.bind(task, 0)
+    method.student.eval()
+    rows = torch.tensor([11, 2, 5])
+    x, y = task.train().fetch(rows, None)
+    assert (y == -100).any()
+    assert y.shape[-1] < task.length, "rows of a batch are shorter than they may be"
+    with torch.no_grad():
+        logits = method.student(x)
+    past = (0.1 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))).softmax(-1)
+    assert method.stored is not None
+    known = (rows.unsqueeze(1) * task.length + torch.arange(y.shape[-1]))[:2]
+    method.stored.write(known[y[:2] != -100], past[:2][y[:2] != -100])  # nothing is known of the third
+    batch = batch_of(x, y, rows)
+    (update,) = updates_of(method, batch)
+    labels = F.one_hot(y.clamp_min(0), logits.shape[-1]).float()
+    target = torch.cat([0.3 * labels[:2] + 0.7 * past[:2], labels[2:]])
+    each = -(target * logits.log_softmax(-1)).sum(-1)[y != -100]
+    assert update.items == len(each)
+    torch.testing.assert_close(update.loss.detach(), each.mean(), rtol=1e-6, atol=0)
+    said = method.stored.read(rows[2] * task.length + torch.arange(y.shape[-1])[y[2] != -100])
+    torch.testing.assert_close(said, logits[2].softmax(-1)[y[2] != -100])
+
+
+def test_after_an_epoch_every_counted_token_is_remembered_and_no_other() -> None:
+    task, method = texts(), PSKD()
+    product = Engine(epochs=1, batch_size=4, recipe=Recipe(lr=1e-9)).fit(method, task, 0).product
+    _, y = task.train().fetch(torch.arange(13), None)
+    places = (torch.arange(13).unsqueeze(1) * task.length + torch.arange(y.shape[-1]))[y != -100]
+    assert method.stored is not None
+    known = method.stored.known(torch.arange(13 * task.length))
+    assert known.nonzero().squeeze(1).tolist() == places.tolist()
+    with torch.no_grad():
+        x, _ = task.train().fetch(torch.arange(13), None)
+        said = product.eval()(x).softmax(-1)[y != -100]
+    torch.testing.assert_close(method.stored.read(places), said, rtol=0, atol=1e-5)
+    (figure,) = method.figures()
+    assert figure["caption"].startswith("Training tokens by the probability of their label")
+
+
+@pytest.mark.parametrize("past", ["stored", "snapshot", "current"])
+def test_on_tokens_neither_a_cut_nor_a_crash_is_seen(past: Any, tmp_path: Path) -> None:
+    engine = Engine(epochs=4, batch_size=4, recipe=Recipe(lr=0.5), checkpoint_every=1)
+    whole = weights_of(engine.fit(PSKD(past=past), texts(), 0).product)
+    parts = weights_of(replace(engine, accumulate=4).fit(PSKD(past=past), texts(), 0).product)
+    assert apart(whole, parts) < 1e-5
+    with pytest.raises(ConnectionAbortedError):
+        engine.fit(PSKD(past=past), texts(), 0, folder=tmp_path, watcher=Crash())
+    again = weights_of(engine.fit(PSKD(past=past), texts(), 0, folder=tmp_path).product)
+    assert same(whole, again)
+
+
+def test_a_language_model_is_trained_from_the_command_line_beside_the_one_without(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = "run ps-kd --problem language-modelling --task.student gpt:16x1 --task.student-samples 20"
+    assert main([*words.split(), "--engine.epochs", "2", "--out", str(out)]) == 0
+    result = read_json(out / "result.json")
+    assert set(result["arms"]) == {"next-token", "ps-kd"}
+    assert result["metric"] == "nats_per_token"
+    assert "What became of the labels" in [figure["title"] for figure in result["figures"]]
+
+
+def test_other_methods_say_that_tokens_are_not_for_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "kd", "--problem", "language-modelling"]) != 0
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .endswith(
+            "there is no problem 'language-modelling' for method 'kd': pass image-classification or text-classification"
+        )
+    )
 
 
 # -- in use -----------------------------------------------------------------------------------------------------

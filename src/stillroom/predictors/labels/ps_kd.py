@@ -10,11 +10,15 @@ its whole gradient: the gradient on the wrong classes is rescaled by 1 - alpha (
 Source: Kim, Ji, Yoon and Hwang, "Self-Knowledge Distillation with Progressive Refinement of Targets", ICCV 2021,
 arXiv:2006.12000.
 
+Where every token has a label (`--problem language-modelling`), a sample is a token: its row in the memory goes by the
+number of the text and the place in it.
+
 Deviations. From the paper: none in the method. A sample that was not seen before has its label for a prediction, in
 any epoch (the authors' code has zeros for it after the first). The memory may be in half precision or cut to its
 largest entries, and `past="snapshot"` keeps the network of the previous epoch instead, in evaluation mode. Labels
 that are mixed anew in each epoch (mixup, cutmix) are blended with what was said of the mixture before, whose partner
-was another; a snapshot answers to the mixture at hand. Detection and translation are not built.
+was another; a snapshot answers to the mixture at hand. Of the paper's problems detection is not built, and language
+models stand for translation.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -36,15 +40,19 @@ from stillroom.models.probing import quietly
 from stillroom.optim import Recipe
 from stillroom.predictors.baselines import Plain
 from stillroom.predictors.classification import Classification
+from stillroom.predictors.language_modelling import LanguageModelling
 from stillroom.predictors.parts.losses import soft_cross_entropy
 from stillroom.predictors.parts.memory import Distributions
 from stillroom.predictors.parts.settings import cifar_task
 from stillroom.predictors.parts.snapshot import Snapshot
 from stillroom.predictors.parts.temperature import TemperatureScaled
+from stillroom.predictors.parts.vocabulary import IGNORED
 from stillroom.predictors.parts.wrong_labels import WrongLabels
 from stillroom.task import Task
 
 GIB = 2**30
+CHUNK = 256
+"""Texts whose labels are read at a time."""
 
 
 def as_distributions(y: Tensor, classes: int) -> Tensor:
@@ -72,6 +80,7 @@ class PSKD(Method):
 
     name: ClassVar[str] = "ps-kd"
     uses_teacher: ClassVar[bool] = False
+    per_token: ClassVar[bool] = True
 
     alpha: float = 0.8
     """Weight alpha_E of the past prediction in the last epoch, in [0, 1] (0.8 on CIFAR-100, 0.3 on ImageNet)."""
@@ -96,17 +105,18 @@ class PSKD(Method):
     def bind(self, task: Task, seed: int) -> None:
         """Make an empty memory, or a copy of the student; UserError for data without labels or too many of them."""
         super().bind(task, seed)
-        source = task.train()
-        self.labels = source.labels
-        if self.labels is None:
+        self.seen = source = task.train()
+        self.width = task.length if isinstance(task, LanguageModelling) else 0
+        if source.labels is None and not self.width:
             raise UserError("method 'ps-kd' refines labels and the data have none: pass labelled data")
         self.before = Snapshot(self.student) if self.past == "snapshot" else None
         self.stored = None
         if self.past == "stored":
             with quietly(self.student):
                 classes = self.student(task.example()).shape[-1]
-            self._see_room(len(source), classes)
-            self.stored = Distributions(len(source), classes, self.memory, self.top_k)
+            count = len(source) * max(1, self.width)
+            self._see_room(count, classes)
+            self.stored = Distributions(count, classes, self.memory, self.top_k)
             if getattr(task, "mixup", 0) or getattr(task, "cutmix", 0):
                 warnings.warn(
                     "stored predictions are of the mixture of the epoch before, with another partner: pass "
@@ -122,7 +132,8 @@ class PSKD(Method):
         size = Distributions.size(samples, classes, self.memory, self.top_k) / GIB
         if size > self.limit:
             raise UserError(
-                f"the predictions of {samples:,} samples and {classes:,} classes take {size:.3g} GiB, above "
+                f"the predictions of {samples:,} {'tokens' if self.width else 'samples'} and {classes:,} classes take "
+                f"{size:.3g} GiB, above "
                 f"--method.limit {self.limit:g}: raise it, or pass --method.memory float16, --method.top-k or "
                 "--method.past snapshot"
             )
@@ -131,25 +142,35 @@ class PSKD(Method):
         """One step on refined labels; what the network says of the batch is remembered for the next epoch."""
         if self.before is not None:
             self.before.keep_up(self.student, batch.clock.epoch)
-        logits = self.student(batch.x)
+        ids, y, counted = self._labelled(batch)
+        logits = self.student(batch.x)[counted]
         own = logits.detach().float().softmax(-1)
-        labels = as_distributions(batch.y, logits.shape[-1])
+        labels = as_distributions(y, logits.shape[-1])
         alpha = weight_of_past(self.alpha, batch.clock) if self.schedule == "linear" else self.alpha
-        target = refined_targets(labels, self._past(batch, own, labels), alpha)
-        loss = soft_cross_entropy(logits, target)
-        logs = {"alpha": loss.new_tensor(alpha), "target on the label": (target * labels).sum(-1).mean()}
+        target = refined_targets(labels, self._past(batch, ids, own, labels, counted), alpha)
+        loss = soft_cross_entropy(logits, target) if len(ids) else 0 * logits.sum()
+        on_label = (target * labels).sum() / max(1, len(ids))
+        logs = {"alpha": loss.new_tensor(alpha), "target on the label": on_label}
         if self.stored is not None:
-            index = yield Gather(batch.index)
-            self.stored.write(index, (yield Gather(own)))
-        yield Update("student", loss, items=len(batch), logs=logs)
+            rows = yield Gather(ids)
+            self.stored.write(rows, (yield Gather(own)))
+        yield Update("student", loss, items=len(ids), logs=logs)
 
-    def _past(self, batch: Batch, own: Tensor, labels: Tensor) -> Tensor:
-        """P [n, C] for the batch: the labels themselves where there is no past."""
+    def _labelled(self, batch: Batch) -> tuple[Tensor, Tensor, Any]:
+        """Of all that has a label in the batch its row in the memory, the label, and where its logits are."""
+        if not self.width:
+            return batch.index, batch.y, ...
+        counted = batch.y != IGNORED
+        places = torch.arange(batch.y.shape[-1], device=batch.y.device)
+        return (batch.index.unsqueeze(1) * self.width + places)[counted], batch.y[counted], counted
+
+    def _past(self, batch: Batch, ids: Tensor, own: Tensor, labels: Tensor, counted: Any) -> Tensor:
+        """P [m, C] for all that has a label in the batch: the labels themselves where there is no past."""
         if self.stored is not None:
-            known = self.stored.known(batch.index).unsqueeze(-1)
-            return torch.where(known, self.stored.read(batch.index), labels)
+            known = self.stored.known(ids).unsqueeze(-1)
+            return torch.where(known, self.stored.read(ids), labels)
         if self.before is not None:
-            return self.before.logits(batch.x).float().softmax(-1) if self.before.epoch else labels
+            return self.before.logits(batch.x)[counted].float().softmax(-1) if self.before.epoch else labels
         return own
 
     def state(self) -> dict[str, Tensor]:
@@ -167,22 +188,32 @@ class PSKD(Method):
         """What the network said of the labels of its training samples when it saw them last."""
         from stillroom.reports.generation_figures import histogram_bars
 
-        if self.stored is None or self.labels is None:
+        if self.stored is None:
             return []
-        said = self.stored.at(self.labels)
+        said = self.stored.at(self._all_labels())
         counts = said[~said.isnan()].histc(10, 0, 1)
         bins = [f"{low}-{low + 10} %" for low in range(0, 100, 10)]
-        shares = [("training samples", (100 * counts / counts.sum()).tolist())]
+        what = "training tokens" if self.width else "training samples"
+        shares = [(what, (100 * counts / counts.sum()).tolist())]
         return [
             {
                 "title": "What became of the labels",
-                "caption": "Training samples by the probability of their label in the memory, as the network "
-                "said it when it last trained on them. Far to the left are hard samples and wrong labels.",
+                "caption": f"{what.capitalize()} by the probability of their label in the memory, as the network "
+                "said it when it last trained on them. Far to the left are hard ones and wrong labels.",
                 "svg": histogram_bars(
-                    bins, shares, "samples, %", "training samples by remembered probability"
+                    bins, shares, f"{what.split()[1]}, %", f"{what} by remembered probability"
                 ),
             }
         ]
+
+    def _all_labels(self) -> Tensor:
+        """The label of each row of the memory; some class where there is none to be learnt."""
+        if not self.width:
+            assert self.seen.labels is not None
+            return self.seen.labels
+        rows = [self.seen.fetch(ids, None)[1] for ids in torch.arange(len(self.seen)).split(CHUNK)]
+        same = [F.pad(y, (0, self.width - y.shape[-1]), value=0) for y in rows if y is not None]
+        return torch.cat(same).flatten().clamp_min(0)
 
     @classmethod
     def default_task(cls) -> Classification:

@@ -10,7 +10,6 @@ from torch import Tensor
 from stillroom.engine import Engine
 from stillroom.errors import UserError
 from stillroom.method import Batch, Method, Update, Updates
-from stillroom.optim import Recipe
 from stillroom.predictors.language_modelling import LanguageModelling
 from stillroom.predictors.parts.language_heads import headed, scores
 from stillroom.predictors.parts.vocabulary import Mixing, Scores, Tokens, distilled
@@ -42,9 +41,8 @@ class LanguageMethod(Method):
 
     @classmethod
     def default_engine(cls) -> Engine:
-        """The recipe of small transformers."""
-        recipe = Recipe("adamw", lr=3e-3, weight_decay=0.01, warmup=0.05, clip=1.0)
-        return Engine(epochs=20, batch_size=16, recipe=recipe, evaluate_every=10)
+        """That of the problem."""
+        return cls.default_task().default_engine()
 
 
 @dataclass(eq=False)
