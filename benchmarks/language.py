@@ -30,9 +30,9 @@ from stillroom.models.texts import Causal
 from stillroom.optim import Recipe
 from stillroom.predictors.language_modelling import LanguageModelling
 from stillroom.predictors.language_models import GKD
-from stillroom.predictors.parts.divergences import Divergence
-from stillroom.predictors.parts.vocabularies import Link
-from stillroom.predictors.parts.vocabulary import Head, Mixing, Tokens, distilled
+from stillroom.predictors.parts.language.divergences import Divergence
+from stillroom.predictors.parts.language.vocabularies import Link
+from stillroom.predictors.parts.language.vocabulary import Head, Mixing, Tokens, distilled
 from stillroom.teacher import Dense, Teacher
 
 VOCABULARY, LENGTH, BATCH, STEPS, LR = 32_000, 128, 4, 3, 0.1

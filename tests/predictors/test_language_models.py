@@ -20,8 +20,8 @@ from stillroom.method import Batch, Method
 from stillroom.models.text_names import build_causal
 from stillroom.predictors.language_modelling import LanguageModelling
 from stillroom.predictors.language_models import GKD, NextToken, SequenceKD
-from stillroom.predictors.parts.language_scores import on_own_text, text_bytes
-from stillroom.predictors.parts.sampling import Sampling, sampled
+from stillroom.predictors.parts.language.sampling import Sampling, sampled
+from stillroom.predictors.parts.language.scores import on_own_text, text_bytes
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
 from stillroom.teacher import Teacher

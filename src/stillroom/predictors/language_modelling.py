@@ -23,9 +23,10 @@ from stillroom.models.text_names import build_causal
 from stillroom.models.text_places import folder_of, same_tokens
 from stillroom.models.texts import Causal, check_packing
 from stillroom.optim import Recipe
-from stillroom.predictors.parts import language_folder, language_scores
-from stillroom.predictors.parts.prompts import EvenSource
-from stillroom.predictors.parts.vocabularies import Align, Link, link, width_of
+from stillroom.predictors.parts.language import folder as language_folder
+from stillroom.predictors.parts.language import scores as language_scores
+from stillroom.predictors.parts.language.prompts import EvenSource
+from stillroom.predictors.parts.language.vocabularies import Align, Link, link, width_of
 from stillroom.predictors.taught import TaughtTask
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
@@ -285,7 +286,7 @@ class LanguageModelling(TaughtTask):
 
     def figures(self, products: Mapping[str, Any], runtime: Runtime) -> list[dict[str, str]]:
         """What every arm writes after the same beginnings, drawn with the same random numbers."""
-        from stillroom.predictors.parts.language_figures import writings
+        from stillroom.predictors.parts.language.figures import writings
 
         return [writings(self, products, runtime)]
 

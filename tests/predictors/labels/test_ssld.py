@@ -27,7 +27,7 @@ from stillroom.optim import Recipe
 from stillroom.predictors.classification import Classification
 from stillroom.predictors.labels.ssld import SSLD, HeadStage, PooledClassification, Stage, agreement_loss
 from stillroom.predictors.labels.ssld.made import disturbed, shuffled
-from stillroom.predictors.parts.divergences import Divergence
+from stillroom.predictors.parts.language.divergences import Divergence
 from stillroom.predictors.parts.layer_rates import (
     MOBILENET_V3_LARGE,
     RESNET_CLASSIFICATION,

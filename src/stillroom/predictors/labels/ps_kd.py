@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stillroom.claim import Claim, Rule
+from stillroom.data.texts import IGNORED
 from stillroom.engine import Engine
 from stillroom.errors import UserError, require
 from stillroom.method import Batch, Clock, Gather, Method, Update, Updates
@@ -46,7 +47,6 @@ from stillroom.predictors.parts.memory import Distributions
 from stillroom.predictors.parts.settings import cifar_task
 from stillroom.predictors.parts.snapshot import Snapshot
 from stillroom.predictors.parts.temperature import TemperatureScaled
-from stillroom.predictors.parts.vocabulary import IGNORED
 from stillroom.predictors.parts.wrong_labels import WrongLabels
 from stillroom.task import Task
 

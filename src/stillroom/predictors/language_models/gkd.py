@@ -14,12 +14,12 @@ from stillroom.errors import UserError, require
 from stillroom.method import Batch, Update, Updates
 from stillroom.predictors.language_modelling import LanguageModelling
 from stillroom.predictors.language_models.next_token import LanguageMethod
-from stillroom.predictors.parts.divergences import Divergence, Sorted
-from stillroom.predictors.parts.language_heads import headed, scores
-from stillroom.predictors.parts.prompts import prompt_sizes, prompts_of, replaced, targets_of
-from stillroom.predictors.parts.sampling import Sampling, sampled
-from stillroom.predictors.parts.vocabularies import Align
-from stillroom.predictors.parts.vocabulary import Answer, Loss, Mixing, Tokens, distilled
+from stillroom.predictors.parts.language.divergences import Divergence, Sorted
+from stillroom.predictors.parts.language.heads import headed, scores
+from stillroom.predictors.parts.language.prompts import prompt_sizes, prompts_of, replaced, targets_of
+from stillroom.predictors.parts.language.sampling import Sampling, sampled
+from stillroom.predictors.parts.language.vocabularies import Align
+from stillroom.predictors.parts.language.vocabulary import Answer, Loss, Mixing, Tokens, distilled
 from stillroom.task import Task
 from stillroom.teacher import Dense
 

@@ -11,8 +11,8 @@ from stillroom.engine import Engine
 from stillroom.errors import UserError
 from stillroom.method import Batch, Method, Update, Updates
 from stillroom.predictors.language_modelling import LanguageModelling
-from stillroom.predictors.parts.language_heads import headed, scores
-from stillroom.predictors.parts.vocabulary import Mixing, Scores, Tokens, distilled
+from stillroom.predictors.parts.language.heads import headed, scores
+from stillroom.predictors.parts.language.vocabulary import Mixing, Scores, Tokens, distilled
 from stillroom.task import Task
 
 

@@ -10,10 +10,10 @@ from stillroom.errors import UserError, require
 from stillroom.method import Batch, Update, Updates
 from stillroom.predictors.language_modelling import LanguageModelling
 from stillroom.predictors.language_models.next_token import LanguageMethod
-from stillroom.predictors.parts.prompts import replaced, targets_of
-from stillroom.predictors.parts.sampling import NO_BEAMS, Sampling, searchable
-from stillroom.predictors.parts.vocabulary import Mixing, Tokens, distilled
-from stillroom.predictors.parts.writing import Writing, written
+from stillroom.predictors.parts.language.prompts import replaced, targets_of
+from stillroom.predictors.parts.language.sampling import NO_BEAMS, Sampling, searchable
+from stillroom.predictors.parts.language.vocabulary import Mixing, Tokens, distilled
+from stillroom.predictors.parts.language.writing import Writing, written
 from stillroom.task import Task
 
 

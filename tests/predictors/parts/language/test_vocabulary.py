@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillroom.predictors.parts.divergences import Divergence, Sorted
+from stillroom.predictors.parts.language.divergences import Divergence, Sorted
+from stillroom.predictors.parts.language.vocabulary import Head, Mixing, Tokens, blocks, distilled
 from stillroom.predictors.parts.losses import forward_kl
-from stillroom.predictors.parts.vocabulary import Head, Mixing, Tokens, blocks, distilled
 from stillroom.teacher import Dense
 
 N, L, H, V = 2, 5, 7, 11

@@ -10,8 +10,15 @@ from torch import nn
 
 from stillroom.models.probing import quietly
 from stillroom.models.texts import Causal
-from stillroom.predictors.parts.alignment import Alignment, aligned, roles, same, special_map, strings
-from stillroom.predictors.parts.translation import Translation
+from stillroom.predictors.parts.language.alignment import (
+    Alignment,
+    aligned,
+    roles,
+    same,
+    special_map,
+    strings,
+)
+from stillroom.predictors.parts.language.translation import Translation
 
 Align = Literal["none", "strings", "uld"]
 

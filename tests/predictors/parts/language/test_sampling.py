@@ -11,10 +11,10 @@ from stillroom.data.tokens import characters
 from stillroom.errors import UserError
 from stillroom.models.text_names import build_causal
 from stillroom.models.texts import Causal
-from stillroom.predictors.parts.language_heads import headed, scores
-from stillroom.predictors.parts.prompts import prompt_sizes, prompts_of, replaced, targets_of
-from stillroom.predictors.parts.sampling import Sampling, beams, sampled
-from stillroom.predictors.parts.vocabulary import Head
+from stillroom.predictors.parts.language.heads import headed, scores
+from stillroom.predictors.parts.language.prompts import prompt_sizes, prompts_of, replaced, targets_of
+from stillroom.predictors.parts.language.sampling import Sampling, beams, sampled
+from stillroom.predictors.parts.language.vocabulary import Head
 
 TEXT = ["the cat sat on the mat, and the hat was flat"]
 

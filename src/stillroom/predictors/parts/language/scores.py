@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from stillroom.data.texts import IGNORED
 from stillroom.errors import UserError, reason
 from stillroom.models.probing import quietly
-from stillroom.predictors.parts.divergences import Divergence
-from stillroom.predictors.parts.language_heads import headed, scores
-from stillroom.predictors.parts.prompts import prompt_sizes, prompts_of, targets_of
-from stillroom.predictors.parts.sampling import Sampling, sampled
-from stillroom.predictors.parts.vocabularies import link, width_of
-from stillroom.predictors.parts.vocabulary import blocks
+from stillroom.predictors.parts.language.divergences import Divergence
+from stillroom.predictors.parts.language.heads import headed, scores
+from stillroom.predictors.parts.language.prompts import prompt_sizes, prompts_of, targets_of
+from stillroom.predictors.parts.language.sampling import Sampling, sampled
+from stillroom.predictors.parts.language.vocabularies import link, width_of
+from stillroom.predictors.parts.language.vocabulary import blocks
 from stillroom.runtime import Runtime
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from stillroom.predictors.parts.alignment import Alignment
-from stillroom.predictors.parts.divergences import (
+from stillroom.predictors.parts.language.alignment import Alignment
+from stillroom.predictors.parts.language.divergences import (
     FLOOR,
     Divergence,
     Sorted,

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from stillroom.data import Source
 from stillroom.data.texts import PAD
 from stillroom.models.files import weights_digest
-from stillroom.predictors.parts.prompts import prompt_sizes, prompts_of
-from stillroom.predictors.parts.sampling import Sampling, beams, sampled
+from stillroom.predictors.parts.language.prompts import prompt_sizes, prompts_of
+from stillroom.predictors.parts.language.sampling import Sampling, beams, sampled
 from stillroom.runtime import Runtime
 from stillroom.seeds import seed_of
 from stillroom.store import Store, kept_store

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from stillroom.data.texts import PAD
-from stillroom.predictors.parts.prompts import prompt_sizes, prompts_of
-from stillroom.predictors.parts.sampling import Sampling, sampled
+from stillroom.predictors.parts.language.prompts import prompt_sizes, prompts_of
+from stillroom.predictors.parts.language.sampling import Sampling, sampled
 from stillroom.reports.class_figures import WIDTH
 from stillroom.reports.drawing import INK, MUTED, draw
 from stillroom.runtime import Runtime

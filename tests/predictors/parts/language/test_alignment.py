@@ -10,11 +10,11 @@ from torch import Tensor
 
 from stillroom.data.tokens import byte_pairs, characters
 from stillroom.errors import UserError
-from stillroom.predictors.parts.alignment import aligned, roles, same, special_map, strings
-from stillroom.predictors.parts.divergences import Divergence
-from stillroom.predictors.parts.translation import Translation
-from stillroom.predictors.parts.vocabularies import link
-from stillroom.predictors.parts.vocabulary import Mixing, Tokens, distilled
+from stillroom.predictors.parts.language.alignment import aligned, roles, same, special_map, strings
+from stillroom.predictors.parts.language.divergences import Divergence
+from stillroom.predictors.parts.language.translation import Translation
+from stillroom.predictors.parts.language.vocabularies import link
+from stillroom.predictors.parts.language.vocabulary import Mixing, Tokens, distilled
 from stillroom.teacher import Dense
 
 TEXT = ["the cat sat on the mat, and the hat was flat", "a rat ran at the cat"]

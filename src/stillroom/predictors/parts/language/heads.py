@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stillroom.models.probing import quietly
 from stillroom.models.texts import Causal, positions
-from stillroom.predictors.parts.vocabulary import Head, Scores
+from stillroom.predictors.parts.language.vocabulary import Head, Scores
 
 
 def takes(model: Causal, name: str) -> bool:

@@ -17,7 +17,7 @@ from stillroom.data.texts import PAD
 from stillroom.errors import UserError, require
 from stillroom.models.probing import quietly
 from stillroom.models.texts import Causal
-from stillroom.predictors.parts.language_heads import takes
+from stillroom.predictors.parts.language.heads import takes
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What the systems of language models share."""
