@@ -50,7 +50,7 @@ what was there before
 
 At the end.
 """
-PAGE, INDEX = Path("docs/systems/nkd-uskd.md"), Path("docs/systems/README.md")
+PAGE, INDEX, CLAIMS = Path("docs/systems/nkd-uskd.md"), Path("docs/systems/README.md"), Path("docs/claims.md")
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_other_evidence_makes_every_place_that_shows_it_stale(
 ) -> None:
     (root / "evidence" / "nkd-uskd.json").unlink()
     faults = [line.split(":")[0] for line in _check(root, capsys)[1]]
-    stale = [f"{path} is stale" for path in ("README.md", INDEX, PAGE)]
+    stale = [f"{path} is stale" for path in ("README.md", CLAIMS, INDEX, PAGE)]
     assert faults == [*stale, "evidence/nkd-uskd.html is orphaned"]
 
 
@@ -178,7 +178,7 @@ def test_a_readme_without_marks_is_left_alone(root: Path) -> None:
     assert (root / "README.md").read_text() == "# Stillroom\n"
 
 
-@pytest.mark.parametrize("path", [PAGE, Path("README.md")], ids=str)
+@pytest.mark.parametrize("path", [PAGE, CLAIMS], ids=str)
 def test_every_verdict_is_shown_as_it_came_out(root: Path, path: Path) -> None:
     rows = [line for line in (root / path).read_text().splitlines() if line.startswith("|")]
     parts = [part for row in rows for part in row.split("<br>")]
@@ -191,6 +191,14 @@ def test_every_verdict_is_shown_as_it_came_out(root: Path, path: Path) -> None:
         "nkd > kd T=1": "inconclusive",
         "nkd > un-normalised": "refuted",
     }
+
+
+def test_the_readme_says_of_each_claim_how_it_came_out_and_counts_them(root: Path) -> None:
+    rows = (root / "README.md").read_text().splitlines()
+    own = next(row for row in rows if row.startswith("| [NKD / USKD]"))
+    assert own.split(" | ")[1:] == ["–", "–", "nkd-digits", "nkd-cifar10, uskd-digits, uskd-cifar10 |"]
+    counts = next(row for row in rows if re.match(r"\| all \| \d+ \| \d+ \| \d+ \| \d+ \|", row)).split(" | ")
+    assert counts[1:4] == ["0", "0", "1"]
 
 
 def test_a_page_shows_algorithm_options_and_deviations(root: Path) -> None:

@@ -1,8 +1,8 @@
 """A page a system, made from its code, its card and its evidence: `python tools/pages.py [--check]`.
 
-Writes `docs/systems/`, `docs/comparisons/` and the pages in `evidence/`, and in the README what stands between
-`<!-- families -->` or `<!-- evidence -->` and its closing mark. The same inputs give the same bytes. With `--check`
-nothing is written: what is stale, missing or orphaned is a line each, and the exit status is 1.
+Writes `docs/systems/`, `docs/comparisons/`, `docs/claims.md` and the pages in `evidence/`, and in the README what
+stands between `<!-- families -->` or `<!-- evidence -->` and its closing mark. The same inputs give the same bytes.
+With `--check` nothing is written: what is stale, missing or orphaned is a line each, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # so that the tools find each ot
 
 import comparisons
 import stillroom
+import verdicts
 from markdown import changed, coded, fenced, paragraphs, prose, table, text
 from stillroom import catalogue
 from stillroom._cards import CARDS, Card
@@ -35,7 +36,8 @@ from stillroom.evidence import drawn, read_evidence
 from stillroom.method import Method
 from stillroom.options import Option, describe
 from stillroom.reports.claim_page import claim_page
-from stillroom.words import amount, change, pair_words, span
+from stillroom.words import amount, change, pair_words
+from verdicts import by, interval, named
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, EVIDENCE = Path("docs/systems"), Path("evidence")
@@ -197,7 +199,9 @@ def _evidence(system: System) -> list[str]:
             lines += _measured(entry, claim)
     if system.entries:
         path = f"evidence/{system.card.slug}.json"
-        lines += [f"Every seed's numbers are in [{path}](../../{path}).", ""]
+        page = f"evidence/{system.card.slug}.html"
+        offline = f"[{page}](../../{page}) shows them as a page that opens offline"
+        lines += [f"Every seed's numbers are in [{path}](../../{path}); {offline}.", ""]
     return lines
 
 
@@ -214,9 +218,9 @@ def _measured(entry: Mapping[str, Any], claim: Claim | None) -> list[str]:
     ]
     pairs = [
         (
-            _named(row),
-            change(_by(row, metric), row["mean"]),
-            _interval(metric, row),
+            named(row),
+            change(by(row, metric), row["mean"]),
+            interval(metric, row),
             _wins(row),
             row["verdict"],
         )
@@ -244,21 +248,6 @@ def _recipe(arm: Mapping[str, Any]) -> str:
 
 def _spread(metric: str, arm: Mapping[str, Any]) -> str:
     return f"{amount(metric, arm['mean'])} ± {amount(metric, arm['std'])}"
-
-
-def _named(row: Mapping[str, Any]) -> str:
-    beside = "" if row["headline"] else " *(beside the claim)*"
-    return prose(pair_words(row)) + beside
-
-
-def _by(row: Mapping[str, Any], metric: str) -> str:
-    """What a comparison is by."""
-    return row.get("metric") or metric
-
-
-def _interval(metric: str, row: Mapping[str, Any]) -> str:
-    metric = _by(row, metric)
-    return span(metric, tuple(row["interval"])) if row["interval"] else "too few seeds"
 
 
 def _wins(row: Mapping[str, Any]) -> str:
@@ -330,33 +319,6 @@ def families(systems: Sequence[System]) -> list[str]:
     return table(["family", "systems", "work"], [*rows, total], right="12")
 
 
-def evidence(systems: Sequence[System]) -> list[str]:
-    """The README's table of claims, a row each, however they came out; and which were not measured yet."""
-    rows, waiting = [], []
-    for system in systems:
-        title = f"[{prose(system.card.title)}]({FOLDER / system.card.slug}.md)"
-        for name in system.claim_names:
-            entry = system.entries.get(name)
-            if entry is None:
-                waiting.append(name)
-                continue
-            row = [title, name, _headlines(entry), str(len(entry["seeds"])), f"**{entry['verdict']}**"]
-            rows.append(row)
-    head = ["system", "claim", "what it rests on: difference, 95 % interval", "seeds", "verdict"]
-    rest = f"Not measured yet: {', '.join(waiting)}." if waiting else "Every claim has been measured."
-    return [*table(head, rows, right="3"), rest, ""]
-
-
-def _headlines(entry: Mapping[str, Any]) -> str:
-    """The comparisons that a claim's verdict rests on."""
-    rows = [row for row in entry["comparisons"] if row["headline"]]
-    return "<br>".join(
-        f"{_named(row)}: {change(_by(row, entry['metric']), row['mean'])} ({_interval(entry['metric'], row)}), "
-        + row["verdict"]
-        for row in rows
-    )
-
-
 def claim_page_of(system: System) -> str:
     """The claims' page that opens offline, as `stillroom claims` writes it."""
     card, entries = system.card, list(system.entries.values())
@@ -366,7 +328,10 @@ def claim_page_of(system: System) -> str:
 
 # -- files ----------------------------------------------------------------------------------------------------
 
-SECTIONS: dict[str, Callable[[Sequence[System]], list[str]]] = {"families": families, "evidence": evidence}
+SECTIONS: dict[str, Callable[[Sequence[System]], list[str]]] = {
+    "families": families,
+    "evidence": verdicts.summary,
+}
 
 
 def wanted(root: Path) -> dict[Path, str]:
@@ -374,6 +339,7 @@ def wanted(root: Path) -> dict[Path, str]:
     systems = [System(card, root / "evidence") for card in catalogue.cards()]
     files = {FOLDER / f"{system.card.slug}.md": page(system) for system in systems if system.works}
     files[INDEX] = index(systems)
+    files[verdicts.PAGE] = verdicts.page(systems)
     files |= comparisons.wanted(root / "evidence")
     files |= {EVIDENCE / f"{one.card.slug}.html": claim_page_of(one) for one in systems if one.entries}
     if (root / README).is_file():
