@@ -137,6 +137,7 @@ class Grid:
         """The method and the task of a cell; UserError where they cannot work."""
         method, task = self.arms[arm].variant(), self.task.paired(seed)
         method.check()
+        method.suits(task)
         task.check(seed, method.uses_teacher)
         return method, task
 

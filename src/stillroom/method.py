@@ -208,6 +208,14 @@ class Method:
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"--method.{name.replace('_', '-')} is {value}: pass a finite number")
 
+    def suits(self, task: Task) -> None:
+        """Raise UserError, before any training, where the method has no use for what `task` gives."""
+        if task.per_token and not self.per_token:
+            raise UserError(
+                f"method '{self.name}' wants one label a sample, and {type(task).__name__} has one a token: pass a "
+                "method of language models, or a problem of classification"
+            )
+
     def bind(self, task: Task, seed: int) -> None:
         """Take the networks from the task, and make those that are the method's own.
 

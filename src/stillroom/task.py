@@ -48,6 +48,8 @@ class Task:
     metric: ClassVar[str]
     """The number that decides, a key of what `score` returns."""
     higher_is_better: ClassVar[bool] = True
+    per_token: ClassVar[bool] = False
+    """True: every token of a sample has a label, not the sample."""
     per_sample_words: ClassVar[str] = "test samples"
     """What the entries of a score's `per_sample` are."""
 

@@ -64,6 +64,7 @@ class Job:
             raise UserError(f"--seed is {self.seed}: pass a number from 0 to 2**63 - 1")
         self.engine.check()
         self.method.check()
+        self.method.suits(self.task)
         self.task.check(self.seed, self.method.uses_teacher)
         if (
             type(self.method).bind is not Method.bind

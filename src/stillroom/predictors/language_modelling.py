@@ -45,6 +45,7 @@ class LanguageModelling(TaughtTask):
 
     metric: ClassVar[str] = "nats_per_token"
     higher_is_better: ClassVar[bool] = False
+    per_token: ClassVar[bool] = True
     per_sample_words: ClassVar[str] = "test passages"
     teacher_example: ClassVar[str] = "gpt:96x2 or a folder"
 

@@ -415,7 +415,9 @@ def test_a_language_model_is_trained_from_the_command_line_beside_the_one_withou
     assert "What became of the labels" in [figure["title"] for figure in result["figures"]]
 
 
-def test_other_methods_say_that_tokens_are_not_for_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_methods_say_that_tokens_are_not_for_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert main(["run", "kd", "--problem", "language-modelling"]) != 0
     assert (
         capsys.readouterr()
@@ -424,6 +426,12 @@ def test_other_methods_say_that_tokens_are_not_for_them(capsys: pytest.CaptureFi
             "there is no problem 'language-modelling' for method 'kd': pass image-classification or text-classification"
         )
     )
+    assert main(["compare", "plain", "ps-kd", "--problem", "language-modelling"]) != 0
+    says = "method 'plain' wants one label a sample, and LanguageModelling has one a token: pass a method of language"
+    assert says in capsys.readouterr().err
+    with pytest.raises(UserError, match="method 'uskd' wants one label a sample"):
+        stillroom.distill("none", "gpt:16x1", "pydoc", "uskd", task=texts(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # -- in use -----------------------------------------------------------------------------------------------------

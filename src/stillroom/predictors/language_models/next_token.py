@@ -20,6 +20,8 @@ from stillroom.task import Task
 class LanguageMethod(Method):
     """What the methods of language models share: the student's head, and their built-in problem."""
 
+    per_token: ClassVar[bool] = True
+
     def bind(self, task: Task, seed: int) -> None:
         """Take the networks, and see whether the student's logits can be left to the loss."""
         if not isinstance(task, LanguageModelling):
