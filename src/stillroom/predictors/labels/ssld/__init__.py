@@ -6,7 +6,9 @@ The idea: agreeing with a teacher needs no labels, so any image will do that the
 unlabelled pool; throw out what is a copy of an image that is scored on; let the teacher, or a stronger network, score
 the rest; add the best of each class to the training images; train on all of them for long, on the symmetrised KL
 divergence between the two softmaxes; then go on at a low rate on the training images alone, which restores their
-distribution. Fine-tuning the last layer at a larger resolution may follow.
+distribution. Fine-tuning the last layer at a larger resolution may follow. Who then fine-tunes the student on another
+problem, in a loop of their own, finds the published rates by depth in `parameter_groups`
+(`stillroom.predictors.parts.layer_rates`).
 
 Source: Cui et al., "Beyond Self-Supervision: A Simple Yet Effective Network Distillation Alternative to Improve
 Backbones", 2021, arXiv:2103.05959; and the authors' published code and documentation (PaddleClas, "SSLD").
