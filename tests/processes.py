@@ -91,14 +91,10 @@ def toys(names: list[str], folder: Path) -> None:
 def of_tokens(parts: int) -> dict[str, Tensor]:
     """A memory by token, of texts of all lengths, so that no two parts of a step have as many."""
     from stillroom.predictors.labels.ps_kd import PSKD
-    from stillroom.predictors.language_modelling import LanguageModelling
     from text_toys import uneven
 
-    task = LanguageModelling(
-        packing="none", length=64, student="gpt:16x1", teacher="none", student_samples=13
-    )
     method, engine = PSKD(), Engine(epochs=3, batch_size=4, accumulate=parts)
-    engine.fit(method, task.using(data=uneven()), 0)
+    engine.fit(method, uneven(), 0)
     return weights_of(method.student)
 
 

@@ -68,11 +68,15 @@ def saved(
     return folder
 
 
-def uneven(texts: int = 60) -> Any:
-    """Short texts of all lengths, as a data set of `datasets`."""
+def uneven() -> Any:
+    """A problem of language models whose 13 rows have all lengths: a short text each."""
     import datasets
 
+    from stillroom.predictors.language_modelling import LanguageModelling
+
     words = " ".join(TEXTS).split()
-    return datasets.Dataset.from_dict(
-        {"text": [" ".join(words[i % 7 : i % 7 + 1 + i % 5]) for i in range(texts)]}
+    texts = [" ".join(words[i % 7 : i % 7 + 1 + i % 5]) for i in range(60)]
+    task = LanguageModelling(
+        packing="none", length=64, student="gpt:16x1", teacher="none", student_samples=13
     )
+    return task.using(data=datasets.Dataset.from_dict({"text": texts}))

@@ -32,7 +32,7 @@ from stillroom.claim import Claim
 from stillroom.config import to_plain
 from stillroom.engine import Engine
 from stillroom.errors import UserError
-from stillroom.evidence import drawn, read_evidence
+from stillroom.evidence import drawn, filed, read_evidence
 from stillroom.method import Method
 from stillroom.options import Option, describe
 from stillroom.reports.claim_page import claim_page
@@ -321,9 +321,8 @@ def families(systems: Sequence[System]) -> list[str]:
 
 def claim_page_of(system: System) -> str:
     """The claims' page that opens offline, as `stillroom claims` writes it."""
-    card, entries = system.card, list(system.entries.values())
-    about = {"system": card.slug, "title": card.title, "source": card.source, "claims": entries}
-    return claim_page(about, drawn(entries, system.claims.values()))
+    entries = list(system.entries.values())
+    return claim_page(filed(system.card, entries), drawn(entries, system.claims.values()))
 
 
 # -- files ----------------------------------------------------------------------------------------------------

@@ -53,10 +53,15 @@ def record(folder: Path, card: Card, entry: dict[str, Any], claims: Iterable[Cla
         entry = entry | {"earlier": [*before.get("earlier", []), _short(before)]}
     entries = [entry if c["name"] == entry["name"] else c for c in entries]
     entries += [entry] if before is None else []
-    evidence = {"system": card.slug, "title": card.title, "source": card.source, "claims": entries}
+    evidence = filed(card, entries)
     write_json(path, evidence)
-    write_claim_page(evidence, folder / f"{card.slug}.html", drawn(evidence["claims"], claims))
+    write_claim_page(evidence, folder / f"{card.slug}.html", drawn(entries, claims))
     return path
+
+
+def filed(card: Card, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a system's file of evidence holds."""
+    return {"system": card.slug, "title": card.title, "source": card.source, "claims": entries}
 
 
 def drawn(

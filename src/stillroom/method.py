@@ -222,6 +222,7 @@ class Method:
         Called once, before the Engine places the players on their device. The Engine has seeded torch's global
         generator, so layers that are made here have weights that depend on the seed alone.
         """
+        self.suits(task)
         self.student: nn.Module = task.make_student(seed)
         if self.uses_teacher:
             self.teacher: Teacher = task.make_teacher()

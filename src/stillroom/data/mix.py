@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stillroom.data.source import Source
+from stillroom.data.source import Source, WrappedSource
 from stillroom.errors import UserError
 from stillroom.seeds import seed_of
 
 
-class MixedSource:
-    """Each sample mixed with another of `source`; labels become soft, float32 [B, classes].
+class MixedSource(WrappedSource):
+    """Each sample mixed with another of `source`, a subset within itself; labels become soft, float32 [B, classes].
 
     `mixup` and `cutmix` are the parameters of Beta(a, a), >= 0; where both are above 0 a fair coin chooses for
     each sample. Partner, share and box are drawn from (view, id), so neither the batch nor the number of
@@ -27,19 +27,8 @@ class MixedSource:
     fixed = False
 
     def __init__(self, source: Source, classes: int, mixup: float, cutmix: float) -> None:
-        self.source, self.classes, self.mixup, self.cutmix = source, classes, mixup, cutmix
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def labels(self) -> Tensor | None:
-        """The labels before mixing, int64 [N]."""
-        return self.source.labels
-
-    def subset(self, ids: Tensor) -> MixedSource:
-        """The samples `ids` (int64 [n]) alone, mixed with one another."""
-        return MixedSource(self.source.subset(ids), self.classes, self.mixup, self.cutmix)
+        super().__init__(source)
+        self.classes, self.mixup, self.cutmix = classes, mixup, cutmix
 
     def fetch(self, ids: Tensor, view: int | None) -> tuple[Tensor, Tensor]:
         """See `Source.fetch`; y is float32 [B, classes]."""

@@ -123,13 +123,17 @@ class Causal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Token ids [n, L], or ids and document numbers [n, 2, L] -> logits [n, L, V]."""
+        return self.network(**self.arguments(x)).logits
+
+    def arguments(self, x: Tensor) -> dict[str, Any]:
+        """What the network, or its base model, is called with for x."""
         more: dict[str, Any] = {"use_cache": False} if self._cached else {}
         ids = x if x.ndim == 2 else x[:, 0]
         if x.ndim == 3:
             more["position_ids"] = positions(x[:, 1])
         elif self._masked:  # of ones: a text may end in the id that pads, which transformers warns of
             more["attention_mask"] = torch.ones_like(ids)
-        return self.network(input_ids=ids.where(ids >= 0, self.padding), **more).logits
+        return {"input_ids": ids.where(ids >= 0, self.padding), **more}
 
 
 def check_packing(model: Causal, name: str) -> None:

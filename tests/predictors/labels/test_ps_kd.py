@@ -25,7 +25,6 @@ from stillroom.method import Clock, Update
 from stillroom.optim import Recipe
 from stillroom.predictors.baselines import Plain
 from stillroom.predictors.labels.ps_kd import PSKD, as_distributions, refined_targets, weight_of_past
-from stillroom.predictors.language_modelling import LanguageModelling
 from stillroom.predictors.parts.losses import soft_cross_entropy
 from text_toys import uneven
 from toys import Toy, apart, batch_of, linear_data, same, updates_of, weights_of
@@ -343,16 +342,8 @@ def test_a_checkpoint_of_another_memory_is_refused(tmp_path: Path) -> None:
 # -- a label for every token --------------------------------------------------------------------------------------
 
 
-def texts() -> LanguageModelling:
-    """A text a row, so that rows have all lengths."""
-    task = LanguageModelling(
-        packing="none", length=64, student="gpt:16x1", teacher="none", student_samples=13
-    )
-    return task.using(data=uneven())
-
-
 def test_a_step_on_tokens_is_one_on_as_many_samples() -> None:
-    task = texts()
+    task = uneven()
     method = PSKD(alpha=0.7, schedule="constant")
     method.bind(task, 0)
     method.student.eval()
@@ -378,7 +369,7 @@ def test_a_step_on_tokens_is_one_on_as_many_samples() -> None:
 
 
 def test_after_an_epoch_every_counted_token_is_remembered_and_no_other() -> None:
-    task, method = texts(), PSKD()
+    task, method = uneven(), PSKD()
     product = Engine(epochs=1, batch_size=4, recipe=Recipe(lr=1e-9)).fit(method, task, 0).product
     _, y = task.train().fetch(torch.arange(13), None)
     places = (torch.arange(13).unsqueeze(1) * task.length + torch.arange(y.shape[-1]))[y != -100]
@@ -396,12 +387,12 @@ def test_after_an_epoch_every_counted_token_is_remembered_and_no_other() -> None
 @pytest.mark.parametrize("past", ["stored", "snapshot", "current"])
 def test_on_tokens_neither_a_cut_nor_a_crash_is_seen(past: Any, tmp_path: Path) -> None:
     engine = Engine(epochs=4, batch_size=4, recipe=Recipe(lr=0.5), checkpoint_every=1)
-    whole = weights_of(engine.fit(PSKD(past=past), texts(), 0).product)
-    parts = weights_of(replace(engine, accumulate=4).fit(PSKD(past=past), texts(), 0).product)
+    whole = weights_of(engine.fit(PSKD(past=past), uneven(), 0).product)
+    parts = weights_of(replace(engine, accumulate=4).fit(PSKD(past=past), uneven(), 0).product)
     assert apart(whole, parts) < 1e-5
     with pytest.raises(ConnectionAbortedError):
-        engine.fit(PSKD(past=past), texts(), 0, folder=tmp_path, watcher=Crash())
-    again = weights_of(engine.fit(PSKD(past=past), texts(), 0, folder=tmp_path).product)
+        engine.fit(PSKD(past=past), uneven(), 0, folder=tmp_path, watcher=Crash())
+    again = weights_of(engine.fit(PSKD(past=past), uneven(), 0, folder=tmp_path).product)
     assert same(whole, again)
 
 
@@ -419,18 +410,13 @@ def test_other_methods_say_that_tokens_are_not_for_them(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main(["run", "kd", "--problem", "language-modelling"]) != 0
-    assert (
-        capsys.readouterr()
-        .err.strip()
-        .endswith(
-            "there is no problem 'language-modelling' for method 'kd': pass image-classification or text-classification"
-        )
-    )
+    says = "there is no problem 'language-modelling' for method 'kd': pass image-classification or text-classification"
+    assert capsys.readouterr().err.strip().endswith(says)
     assert main(["compare", "plain", "ps-kd", "--problem", "language-modelling"]) != 0
     says = "method 'plain' wants one label a sample, and LanguageModelling has one a token: pass a method of language"
     assert says in capsys.readouterr().err
     with pytest.raises(UserError, match="method 'uskd' wants one label a sample"):
-        stillroom.distill("none", "gpt:16x1", "pydoc", "uskd", task=texts(), out=tmp_path / "run")
+        stillroom.distill("none", "gpt:16x1", "pydoc", "uskd", task=uneven(), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

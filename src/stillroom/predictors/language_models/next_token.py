@@ -22,14 +22,18 @@ class LanguageMethod(Method):
 
     per_token: ClassVar[bool] = True
 
-    def bind(self, task: Task, seed: int) -> None:
-        """Take the networks, and see whether the student's logits can be left to the loss."""
+    def suits(self, task: Task) -> None:
+        """See the base; a language model is needed."""
         if not isinstance(task, LanguageModelling):
             raise UserError(
                 f"method '{self.name}' trains language models, not what {type(task).__name__} asks for: pass "
                 "task=LanguageModelling(...), or another method"
             )
+
+    def bind(self, task: Task, seed: int) -> None:
+        """Take the networks, and see whether the student's logits can be left to the loss."""
         super().bind(task, seed)
+        assert isinstance(task, LanguageModelling)
         self._by_head = headed(self.student)
         self._length, self._stop = task.length, task.tokens.eos_token_id
 

@@ -64,11 +64,12 @@ def sweep_figure(entry: Mapping[str, Any]) -> Figure:
 
     Of a single rule there is a line for each alpha, fixed ones too.
     """
-    several = len({row["rule"] for row in table(entry)}) > 1
+    rows = table(entry)
+    several = len({row["rule"] for row in rows}) > 1
+    words = {0: "alone", "auto": "taught" if several else "alpha chosen"}
     lines: dict[str, dict[float, Sequence[float]]] = {}
-    for row in table(entry):
-        if row["alpha"] in (0.0, "auto") or not several:
-            words = {0: "alone", "auto": "taught" if several else "alpha chosen"}
+    for row in rows:
+        if row["alpha"] in words or not several:
             how = words.get(row["alpha"], f"alpha {row['alpha']}")
             lines.setdefault(f"{row['rule']}, {how}", {})[row["fraction"]] = row["scores"]
     points = [(label, sorted(found), [found[f] for f in sorted(found)]) for label, found in lines.items()]

@@ -106,9 +106,8 @@ class PSKD(Method):
         if size > self.limit:
             raise UserError(
                 f"the predictions of {samples:,} {'tokens' if self.width else 'samples'} and {classes:,} classes take "
-                f"{size:.3g} GiB, above "
-                f"--method.limit {self.limit:g}: raise it, or pass --method.memory float16, --method.top-k or "
-                "--method.past snapshot"
+                f"{size:.3g} GiB, above --method.limit {self.limit:g}: raise it, or pass --method.memory float16, "
+                "--method.top-k or --method.past snapshot"
             )
 
     def updates(self, batch: Batch) -> Updates:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.models.probing import quietly
-from stillroom.models.texts import Causal, positions
+from stillroom.models.texts import Causal
 from stillroom.predictors.parts.language.vocabulary import Head, Scores
 
 
@@ -48,13 +48,7 @@ def scores(model: nn.Module, x: Tensor, by_head: bool) -> Scores:
         return model(x)
     assert isinstance(model, Causal)
     network: Any = model.network
-    ids = x if x.ndim == 2 else x[:, 0]
-    more: dict[str, Any] = {"use_cache": False} if takes(model, "use_cache") else {}
-    if x.ndim == 3:
-        more["position_ids"] = positions(x[:, 1])
-    else:  # padding stands behind the text; a mask of ones says that a text may hold the padding's id
-        more["attention_mask"] = torch.ones_like(ids)
-    states = network.base_model(input_ids=ids.where(ids >= 0, model.padding), **more).last_hidden_state
+    states = network.base_model(**model.arguments(x)).last_hidden_state
     head = network.get_output_embeddings()
     return Head(states, head.weight, head.bias)
 

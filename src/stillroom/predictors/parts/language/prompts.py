@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stillroom.data import Source
+from stillroom.data.source import WrappedSource
 from stillroom.data.texts import IGNORED, PAD
 
 
@@ -53,15 +54,12 @@ def _put(old: Tensor, new: Tensor, which: Tensor, width: int, filling: int) -> T
     return made
 
 
-class EvenSource:
+class EvenSource(WrappedSource):
     """The rows of `source`, all padded to `length`: so that a teacher's answers to them have one shape."""
 
     def __init__(self, source: Source, length: int) -> None:
-        self.source, self.length = source, length
-        self.fixed, self.labels = source.fixed, source.labels
-
-    def __len__(self) -> int:
-        return len(self.source)
+        super().__init__(source)
+        self.length = length
 
     def fetch(self, ids: Tensor, view: int | None) -> tuple[Tensor, Tensor]:
         """See `Source.fetch`."""
@@ -69,7 +67,3 @@ class EvenSource:
         assert y is not None
         missing = (0, max(0, self.length - y.shape[-1]))
         return F.pad(x, missing, value=PAD), F.pad(y, missing, value=IGNORED)
-
-    def subset(self, ids: Tensor) -> EvenSource:
-        """See `Source.subset`."""
-        return EvenSource(self.source.subset(ids), self.length)
